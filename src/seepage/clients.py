@@ -24,7 +24,8 @@ class FedSGD:
 
     McMahan et al. 2017, arXiv 1602.05629. In train mode BatchNorm normalises by the batch, and its
     statistics are shared too, as before minus after; wrap in `Only` to keep them back.
-    Where the candidate requires a gradient, the update keeps its graph: attackers simulate it.
+    Where the candidate requires a gradient, the update keeps its graph, for attackers who simulate
+    it; the statistics never have one.
 
     >>> from seepage import zoo
     >>> model, batch = zoo.example()

@@ -13,9 +13,9 @@ import torch
 from torch import Generator, Tensor, nn
 from torch.nn.attention import SDPBackend, sdpa_kernel
 
-from seepage import files, tree
+from seepage import tree
 from seepage.errors import InvalidInput
-from seepage.forms import Form, form_from, form_to
+from seepage.forms import Form
 from seepage.tree import Tensors
 from seepage.values import describe, value
 
@@ -139,6 +139,13 @@ class Model:
         """The same network with other parameters (buffers too, when all of them are given)."""
         both = any(name in self.buffers for name in params)
         tree.check_names(params, self.state if both else self.params, "these parameters")
+        floats = {
+            name: params[name]
+            for name, t in self.state.items()
+            if name in params and t.is_floating_point()
+        }
+        tree.check_floats(floats, "these parameters")
+        tree.check_finite(floats, "these parameters")
         cast = {name: params[name].to(t) for name, t in self.state.items() if name in params}
         return self.replaced(cast)
 
@@ -216,18 +223,9 @@ class Observation:
 
     def save(self, path: str | Path) -> None:
         """Write all of it, but the network's code, to one safetensors file."""
-        about = {
-            "version": 1,
-            "client": describe(self.client),
-            "form": form_to(self.model.form),
-            "n": self.n,
-            "labels": self.y is not None,
-        }
-        told = {} if self.y is None else {"y": self.y}
-        groups = {"params": self.model.params, "buffers": self.model.buffers}
-        groups |= {"update": self.update, "told": told}
-        tensors = {f"{group}/{name}": t for group, ts in groups.items() for name, t in ts.items()}
-        files.write(path, tensors, about)
+        from seepage.captured import save  # it writes what this file defines
+
+        save(self, path)
 
     @staticmethod
     def load(path: str | Path, model: Model, client: Client | None = None) -> "Observation":
@@ -236,20 +234,9 @@ class Observation:
         The network's code comes from `model`, its parameters from the file where it holds them.
         Without `client`, the one that the file names is believed, or plain FedSGD.
         """
-        tensors, about = files.read(path)
-        if not about:
-            return _captured(model, client, tensors, None, None, path)
-        groups = _grouped(tensors, path)
-        if groups["params"]:
-            model = model.with_params(groups["params"] | groups["buffers"])
-        form = form_from(about.get("form"), path)
-        n, y = _told(about, groups["told"], path)
-        model = dataclasses.replace(model, form=form)
-        if client is None:
-            from seepage.expr import read_client  # it knows every client, and they know this file
+        from seepage.captured import load  # it reads what this file defines
 
-            client = read_client(about.get("client"), path)
-        return _captured(model, client, groups["update"], n, y, path)
+        return load(path, model, client)
 
 
 def observe(
@@ -271,7 +258,23 @@ def observe(
     update = tree.detached(client(model, batch, rng))
     y = batch.y.detach().clone() if "y" in tell and batch.y is not None else None
     n = len(batch) if "n" in tell else None
-    return _checked(Observation(model, believed or client, update, n, y), "the client's update")
+    check_update(update, model, "the client's update")
+    return Observation(model, believed or client, update, n, y)
+
+
+def check_update(update: Tensors, model: Model, what: str) -> None:
+    """Demand some of the model's own tensors, in their shapes, of finite floats."""
+    state = model.state
+    shared = {name: tensor for name, tensor in state.items() if name in update}
+    if not shared:
+        raise InvalidInput(
+            f"{what} has no tensor of this model: it holds "
+            f"{', '.join(list(update)[:5]) or 'none'}, the model {', '.join(list(state)[:5])}. "
+            "Name tensors as in state_dict()."
+        )
+    tree.check_names(update, shared, what)
+    tree.check_floats(update, what)
+    tree.check_finite(update, what)
 
 
 @dataclass(frozen=True, eq=False)
@@ -313,62 +316,3 @@ class Attack(Protocol):
     """What a server could do with an observation. A malicious one also has `craft(model, rng)`."""
 
     def __call__(self, seen: Observation, rng: Generator) -> Reconstruction: ...
-
-
-def _captured(
-    model: Model,
-    client: Client | None,
-    update: Tensors,
-    n: int | None,
-    y: Tensor | None,
-    path: str | Path,
-) -> Observation:
-    if client is None:
-        from seepage.clients import FedSGD  # the protocol that a bare file is taken for
-
-        client = FedSGD()
-    update = {name: update[name] for name in model.state if name in update} | dict(update)
-    seen = Observation(model, client, update, n, y)
-    return _checked(seen, f"{path}")
-
-
-def _checked(seen: Observation, what: str) -> Observation:
-    update, state = seen.update, seen.model.state
-    shared = {name: tensor for name, tensor in state.items() if name in update}
-    if not shared:
-        raise InvalidInput(
-            f"{what} has no tensor of this model: it holds "
-            f"{', '.join(list(update)[:5]) or 'none'}, the model {', '.join(list(state)[:5])}. "
-            "Name tensors as in state_dict()."
-        )
-    tree.check_names(update, shared, what)
-    for name, tensor in update.items():
-        if not tensor.is_floating_point():
-            raise InvalidInput(
-                f"{what}: tensor '{name}' is {tensor.dtype}, and an update is made of floats. "
-                "Convert it with .float(), after undoing any quantisation."
-            )
-    tree.check_finite(update, what)
-    like = next(iter(seen.model.params.values()))
-    return dataclasses.replace(seen, update=tree.mapped(lambda t: t.to(like.device), update))
-
-
-def _grouped(tensors: Tensors, path: str | Path) -> dict[str, dict[str, Tensor]]:
-    groups: dict[str, dict[str, Tensor]] = {k: {} for k in ("params", "buffers", "update", "told")}
-    for full, tensor in tensors.items():
-        group, _, name = full.partition("/")
-        if group not in groups or not name:
-            raise InvalidInput(f"{path}: tensor '{full}' is none of {', '.join(groups)}/NAME.")
-        groups[group][name] = tensor
-    return groups
-
-
-def _told(
-    about: Mapping[str, object], told: Tensors, path: str | Path
-) -> tuple[int | None, Tensor | None]:
-    n, y = about.get("n"), told.get("y")
-    if n is not None and (not isinstance(n, int) or isinstance(n, bool) or n < 1):
-        raise InvalidInput(f"{path}: n={n!r} is not a number of examples. Write the file again.")
-    if y is not None and (y.ndim == 0 or (n is not None and len(y) != n)):
-        raise InvalidInput(f"{path}: {tuple(y.shape)} labels for n={n}. Write the file again.")
-    return n, y

@@ -103,10 +103,21 @@ def check_names(given: Tensors, expected: Tensors, what: str) -> None:
         )
 
 
+def check_floats(tensors: Tensors, what: str) -> None:
+    """Refuse anything but the floating-point types that torch calculates with."""
+    for name, tensor in tensors.items():
+        if tensor.dtype not in (torch.float16, torch.bfloat16, torch.float32, torch.float64):
+            raise InvalidInput(
+                f"{what}: tensor '{name}' is {tensor.dtype}, and an update is made of floats. "
+                "Convert it with .float(), after undoing any quantisation."
+            )
+
+
 def check_finite(tensors: Tensors, what: str) -> None:
     """Refuse NaN and infinity, naming the tensor that holds them."""
     for name, tensor in tensors.items():
-        if not bool(torch.isfinite(tensor).all()):
+        wide = tensor.float() if tensor.is_floating_point() and tensor.itemsize < 4 else tensor
+        if not bool(torch.isfinite(wide).all()):
             raise InvalidInput(
                 f"{what}: tensor '{name}' holds NaN or infinity. Nothing can be measured "
                 "on it: look for a diverged training step or an overflow in half precision."
