@@ -77,6 +77,18 @@ def test_other_parameters_are_checked_by_name_and_shape() -> None:
     assert not zeroed.predict(batch().x).any()
 
 
+def test_a_checkpoint_with_tied_names_and_without_buffers_fits() -> None:
+    module = nn.Sequential(nn.Linear(4, 4), nn.BatchNorm1d(4), nn.Linear(4, 4))
+    module[2].weight = module[0].weight
+    made = Model.of(module, functional.mse_loss, FORM)
+    zeros = tree.mapped(torch.zeros_like, module.state_dict())
+    assert not made.with_params(zeros).params["0.weight"].any()
+    kept = {name: zeros[name] for name in made.params} | {"1.running_mean": torch.ones(4)}
+    got = made.with_params(kept)
+    assert got.buffers["1.running_mean"].all()
+    assert got.buffers["1.running_var"].all()
+
+
 def test_streams_differ_by_role_and_seed_and_repeat() -> None:
     draws = {
         (seed, role): tuple(torch.rand(4, generator=stream(seed, role)).tolist())

@@ -9,7 +9,7 @@ import seepage
 
 ROOT = Path(seepage.__file__).parent
 FLOORS = [
-    {"core", "tree", "errors", "values", "forms", "checks", "files", "expr", "captured"},
+    {"core", "model", "tree", "errors", "values", "forms", "checks", "files", "expr", "captured"},
     {"clients"},
     {"defenses", "attacks", "metrics", "analysis", "guard", "zoo"},
     {"trials", "store", "executors"},

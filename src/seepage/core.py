@@ -1,21 +1,18 @@
 """The nouns: an update is a measurement, a client the operator, an attack the inverse."""
 
-import copy
 import dataclasses
 import hashlib
-from collections.abc import Callable, Mapping, Sequence
-from contextlib import nullcontext
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal, Protocol
 
-import torch
-from torch import Generator, Tensor, nn
-from torch.nn.attention import SDPBackend, sdpa_kernel
+from torch import Generator, Tensor
 
 from seepage import tree
 from seepage.errors import InvalidInput
 from seepage.forms import Form
+from seepage.model import Batch, Loss, Mode, Model
 from seepage.tree import Tensors
 from seepage.values import describe, value
 
@@ -37,8 +34,6 @@ __all__ = [
     "value",
 ]
 
-Loss = Callable[[Tensor, Tensor], Tensor]
-Mode = Literal["eval", "train"]
 Told = Literal["n", "y"]
 
 
@@ -51,145 +46,6 @@ def stream(seed: int, role: str) -> Generator:
     """
     digest = hashlib.blake2b(f"{seed}/{role}".encode(), digest_size=8).digest()
     return Generator().manual_seed(int.from_bytes(digest, "big") >> 1)
-
-
-@dataclass(frozen=True, eq=False)
-class Batch:
-    """Examples and their labels: the private ones, or an attacker's candidate.
-
-    Without labels (`y=None`) the data are their own target, as in next-token training.
-    """
-
-    x: Tensor
-    y: Tensor | None = None
-
-    def __post_init__(self) -> None:
-        if self.x.ndim == 0 or len(self.x) == 0:
-            raise InvalidInput(
-                f"Batch.x has shape {tuple(self.x.shape)}: it needs a first dimension of at "
-                "least one example. Add it with x[None]."
-            )
-        if self.y is not None and (self.y.ndim == 0 or len(self.y) != len(self.x)):
-            raise InvalidInput(
-                f"Batch.y has shape {tuple(self.y.shape)} for {len(self.x)} examples in x. "
-                "Pass one label for each example."
-            )
-
-    def __len__(self) -> int:
-        return len(self.x)
-
-    @property
-    def target(self) -> Tensor:
-        """What the loss compares the output with."""
-        return self.x if self.y is None else self.y
-
-    @property
-    def simulated(self) -> bool:
-        """Whether an attacker differentiates through it, so that graphs must be kept."""
-        return self.x.requires_grad or self.target.requires_grad
-
-    def __getitem__(self, index: Tensor | slice) -> "Batch":
-        return Batch(self.x[index], None if self.y is None else self.y[index])
-
-
-@dataclass(frozen=True, eq=False)
-class Model:
-    """A network called statelessly, the parameters that the server broadcast, loss and form.
-
-    >>> from seepage.forms import Column, Table
-    >>> form = Table((Column("age"), Column("height")), classes=2)
-    >>> model = Model.of(nn.Linear(2, 2), nn.functional.cross_entropy, form)
-    >>> list(model.params)
-    ['weight', 'bias']
-    """
-
-    module: nn.Module
-    params: Tensors
-    buffers: Tensors
-    loss: Loss
-    form: Form
-
-    @classmethod
-    def of(cls, module: nn.Module, loss: Loss, form: Form) -> "Model":
-        """Snapshot a module: what is done to it later does not reach the model.
-
-        Parameters that do not require a gradient (frozen, the base of a LoRA) become buffers.
-        """
-        module = copy.deepcopy(module).eval()
-        named = dict(module.named_parameters())
-        params = {name: p.detach() for name, p in named.items() if p.requires_grad}
-        frozen = {name: p.detach() for name, p in named.items() if not p.requires_grad}
-        if not params:
-            raise InvalidInput(
-                f"{type(module).__name__} has no parameter that requires a gradient, so a client "
-                "shares nothing. Call requires_grad_() on what is trained."
-            )
-        return cls(module, params, frozen | dict(module.named_buffers()), loss, form)
-
-    @property
-    def state(self) -> dict[str, Tensor]:
-        """Parameters and buffers, as the server broadcasts them."""
-        return {**self.params, **self.buffers}
-
-    @property
-    def device(self) -> torch.device:
-        return next(iter(self.params.values())).device
-
-    def with_params(self, params: Tensors) -> "Model":
-        """The same network with other parameters (buffers too, when all of them are given)."""
-        both = any(name in self.buffers for name in params)
-        tree.check_names(params, self.state if both else self.params, "these parameters")
-        floats = {
-            name: params[name]
-            for name, t in self.state.items()
-            if name in params and t.is_floating_point()
-        }
-        tree.check_floats(floats, "these parameters")
-        tree.check_finite(floats, "these parameters")
-        cast = {name: params[name].to(t) for name, t in self.state.items() if name in params}
-        return self.replaced(cast)
-
-    def replaced(self, state: Tensors) -> "Model":
-        """The same network where the tensors named in the state have these values, unchecked."""
-        return dataclasses.replace(
-            self,
-            params={name: state.get(name, p) for name, p in self.params.items()},
-            buffers={name: state.get(name, b) for name, b in self.buffers.items()},
-        )
-
-    def predict(self, x: Tensor, params: Tensors | None = None) -> Tensor:
-        """The network's output in eval mode."""
-        output: Tensor = self._call(self.params if params is None else params, x, self.buffers)
-        return output
-
-    def risk(self, params: Tensors, batch: Batch) -> Tensor:
-        """The scalar whose gradient leaks, in eval mode."""
-        return self.loss(self.predict(batch.x, params), batch.target)
-
-    def step(
-        self, params: Tensors, batch: Batch, mode: Mode, rng: Generator
-    ) -> tuple[Tensor, Tensors]:
-        """The risk, and the buffers as one forward pass leaves them (BatchNorm's statistics)."""
-        if mode == "eval":
-            return self.risk(params, batch), self.buffers
-        # BatchNorm writes into its buffers and dropout draws from the global generator: the model
-        # is a value, so both happen on copies.
-        buffers = tree.mapped(torch.clone, self.buffers)
-        devices = [self.device] if self.device.type == "cuda" else []
-        with torch.random.fork_rng(devices=devices):
-            torch.manual_seed(int(torch.randint(2**62, (), generator=rng)))
-            self.module.train()
-            try:
-                output = self._call(params, batch.x, buffers)
-            finally:
-                self.module.eval()
-        return self.loss(output, batch.target), buffers
-
-    def _call(self, params: Tensors, x: Tensor, buffers: Tensors) -> Any:
-        # The fused attention on CPU has no second derivative, which simulating a client needs.
-        exact = sdpa_kernel(SDPBackend.MATH) if x.requires_grad else nullcontext()
-        with exact:
-            return torch.func.functional_call(self.module, {**params, **buffers}, (x,))
 
 
 class Client(Protocol):
