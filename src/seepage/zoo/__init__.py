@@ -1,3 +1,43 @@
-"""."""
+"""Small reference networks, losses, and bundled data: what examples, tests and papers share."""
 
-__all__: list[str] = []
+from seepage.zoo.data import digits, example, faces, photos
+from seepage.zoo.losses import logistic_loss, squared_loss
+from seepage.zoo.models import (
+    cnn6,
+    cnn6_d,
+    convnet,
+    fcn3,
+    lenet,
+    lenet_leaky,
+    linear,
+    mlp,
+    resnet18,
+    strided2,
+    three_conv,
+    two_layer,
+    vit,
+)
+from seepage.zoo.samples import Sample
+
+__all__ = [
+    "Sample",
+    "cnn6",
+    "cnn6_d",
+    "convnet",
+    "digits",
+    "example",
+    "faces",
+    "fcn3",
+    "lenet",
+    "lenet_leaky",
+    "linear",
+    "logistic_loss",
+    "mlp",
+    "photos",
+    "resnet18",
+    "squared_loss",
+    "strided2",
+    "three_conv",
+    "two_layer",
+    "vit",
+]
