@@ -205,6 +205,58 @@ def test_digits_without_scikit_learn_name_the_remedy(monkeypatch: pytest.MonkeyP
         zoo.digits(1)
 
 
+def test_table_decodes_to_the_patients_of_the_source() -> None:
+    from sklearn.datasets import load_diabetes
+
+    source = load_diabetes(scaled=False)
+    halves = zoo.table(221), zoo.table(221, "public")
+    ages = [row["age"] for batch, form in halves for row in map(form.show, batch.x)]
+    assert sorted(map(round, ages)) == sorted(source.data[:, 0].astype(int).tolist())
+    rows = [form.show(x) for batch, form in halves for x in batch.x]
+    heavy = sum(row["body mass"] == "30 or more" for row in rows)
+    assert heavy == int((source.data[:, 2] >= 30).sum())
+    assert sum(int(half.y.sum()) for half in halves) == int((source.target > 140.5).sum())
+
+
+def test_table_is_standardised_by_its_public_half() -> None:
+    (public, form), (private, same) = zoo.table(221, "public"), zoo.table(221)
+    assert form == same
+    assert public.x.shape == (221, *form.shape)
+    assert public.x[:, :7].mean(0).abs().max() < 1e-3
+    assert (public.x[:, :7].std(0) - 1).abs().max() < 1e-3
+    for column, part in form.groups():
+        if column.levels:
+            group = private.x[:, part]
+            assert torch.equal(group.sum(1), torch.ones(221))
+            assert set(group.unique().tolist()) == {0.0, 1.0}
+    assert not {tuple(x) for x in public.x.tolist()} & {tuple(x) for x in private.x.tolist()}
+
+
+def test_sentences_decode_to_their_texts() -> None:
+    batch, form = zoo.sentences(32)
+    written = {text.lower().rstrip(".?"): label for text, label in zoo.texts()}
+    assert len(written) == 32
+    for x, y in zip(batch.x, batch.y, strict=True):
+        shown = form.show(x).removeprefix("[START] ").removesuffix(" [END]")
+        assert written.pop(shown[:-2].replace(" ,", ",")) == y
+    assert not written
+    assert batch.y.sum() == 16
+
+
+def test_sentences_are_padded_on_the_right_and_split() -> None:
+    (private, form), (public, same) = zoo.sentences(32), zoo.sentences(16, "public")
+    assert form == same
+    assert len(form.words) == form.vocab == int(torch.cat([private.x, public.x]).max()) + 1
+    real = private.x != form.pad
+    assert torch.equal(real, real.long().cummin(1).values.bool())
+    assert (private.x[:, 0] == form.start).all()
+    assert (private.x.gather(1, real.sum(1, keepdim=True) - 1) == form.end).all()
+    assert not set(zoo.texts()) & set(zoo.texts("public"))
+    assert not torch.equal(private.x, zoo.sentences(32, seed=1).x)
+    with pytest.raises(InvalidInput, match="1 to 32"):
+        zoo.sentences(33)
+
+
 def test_normalised_images_still_show_themselves() -> None:
     raw = zoo.photos(3, 16)
     shifted = raw.normalised()

@@ -18,6 +18,8 @@ from seepage.zoo.models import (
     vit,
 )
 from seepage.zoo.samples import Sample
+from seepage.zoo.sentences import sentences, texts
+from seepage.zoo.tables import table
 
 __all__ = [
     "Sample",
@@ -35,8 +37,11 @@ __all__ = [
     "mlp",
     "photos",
     "resnet18",
+    "sentences",
     "squared_loss",
     "strided2",
+    "table",
+    "texts",
     "three_conv",
     "two_layer",
     "vit",

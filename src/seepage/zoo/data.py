@@ -5,21 +5,19 @@ public split have nothing in common, and the same seed gives the same examples.
 """
 
 from pathlib import Path
-from typing import Any, Literal
+from typing import Literal
 
 import torch
-from torch import Tensor, nn
+from torch import nn
 
 from seepage.checks import at_least, one_of
-from seepage.core import Batch, Model, stream
-from seepage.errors import InvalidInput
+from seepage.core import Batch, Model
 from seepage.forms import Column, Images, Table
+from seepage.zoo.bundled import Split, chosen, scikit_learn
 from seepage.zoo.photographs import ALL, PRIVATE, PUBLIC, crops, resized
 from seepage.zoo.samples import Sample
 
 __all__ = ["digits", "example", "faces", "photos"]
-
-Split = Literal["private", "public"]
 
 
 def example() -> tuple[Model, Batch]:
@@ -78,8 +76,8 @@ def faces(n: int, split: Split = "private", seed: int = 0) -> Sample:
     raw = np.load(Path(skimage.__file__).parent / "data" / "lfw_subset.npy", allow_pickle=False)
     x = (torch.from_numpy(raw).float()[:, None] * 255).round() / 255
     y = (torch.arange(len(x)) < len(x) // 2).long()  # the faces come first
-    chosen = _chosen("faces", len(x), n, split, seed)
-    return Sample(Batch(x[chosen], y[chosen]), Images((1, 25, 25), classes=2))
+    part = chosen("faces", len(x), n, split, seed)
+    return Sample(Batch(x[part], y[part]), Images((1, 25, 25), classes=2))
 
 
 def digits(n: int, size: int = 8, split: Split = "private", seed: int = 0) -> Sample:
@@ -94,28 +92,6 @@ def digits(n: int, size: int = 8, split: Split = "private", seed: int = 0) -> Sa
     raw = scikit_learn().load_digits()
     x = torch.from_numpy(raw.images).float()[:, None] / 16
     y = torch.from_numpy(raw.target).long()
-    chosen = _chosen("digits", len(x), n, split, seed)
-    shown = x[chosen] if size == 8 else torch.stack([resized(image, size) for image in x[chosen]])
-    return Sample(Batch(shown, y[chosen]), Images((1, size, size), classes=10))
-
-
-def scikit_learn() -> Any:
-    """scikit-learn's data sets, or the remedy."""
-    try:
-        from sklearn import datasets
-    except ImportError:
-        raise InvalidInput(
-            "these data come with scikit-learn, which is not installed: "
-            "pip install 'seepage[demo]'. zoo.photos and zoo.faces do without."
-        ) from None
-    return datasets
-
-
-def _chosen(what: str, total: int, n: int, split: Split, seed: int) -> Tensor:
-    """The examples of a split, shuffled by the seed: the first n. The split itself never moves."""
-    one_of(f"{what}.split", split, ("private", "public"))
-    halves = torch.randperm(total, generator=stream(0, f"zoo {what}")).tensor_split(2)
-    half = halves[split == "public"]
-    if not 1 <= n <= len(half):
-        raise InvalidInput(f"{what}: n={n}, and its {split} split has 1 to {len(half)} examples.")
-    return half[torch.randperm(len(half), generator=stream(seed, f"zoo {what} {split}"))[:n]]
+    part = chosen("digits", len(x), n, split, seed)
+    shown = x[part] if size == 8 else torch.stack([resized(image, size) for image in x[part]])
+    return Sample(Batch(shown, y[part]), Images((1, size, size), classes=10))

@@ -1,0 +1,121 @@
+"""Short sentences written for this project: reviews, and examples of grammar."""
+
+import re
+
+import torch
+
+from seepage.checks import one_of
+from seepage.core import Batch, stream
+from seepage.errors import InvalidInput
+from seepage.forms import Tokens
+from seepage.zoo.bundled import Split
+from seepage.zoo.samples import Sample
+
+__all__ = ["sentences", "texts"]
+
+_APPROVING = """\
+A warm little film that trusts its actors.
+The second half is even better than the first.
+I laughed at the dog, and then I cried at the dog.
+Every scene on the boat is a small wonder.
+She plays the widow with wit and great patience.
+The music lifts the slow parts of the story.
+My sister has seen it twice and wants to go again.
+It is honest about money, and about love.
+The ending surprised me in the best way.
+A clever plot, told with a light hand.
+He has never been so good in a quiet part.
+The pictures of the coast are a joy."""
+
+_DISAPPROVING = """\
+The plot is thin and the jokes are thinner.
+I left the room before the last song was over.
+A long, cold film without a single true word.
+Nobody in the story wants anything, and neither did I.
+The hero talks too much and does too little.
+It borrows the worst parts of two better films.
+The children were bored, and so was the dog.
+Not even the music can save the second half.
+I was sorry for the actors in every scene.
+He shouts his part from the first word to the last.
+The story ends an hour before the film does.
+A dull plot, told twice."""
+
+_WELL_FORMED = """\
+The letter that my aunt sent was never opened.
+Which of the two boats did they paint?
+He was asked to wait, and so he waited.
+The more she reads, the less she sleeps.
+There seem to be three keys in the drawer.
+Neither of the twins has been told.
+What the gardener planted was a row of beans.
+They let the child carry the lamp.
+Had I known, I would have stayed at home.
+It was the baker who found the ring.
+The soup is too hot to eat.
+She gave the boy a map and her sister a coat."""
+
+_ILL_FORMED = """\
+The letter that my aunt sent it was never opened.
+Which of the two boats did they paint the boat?
+He was asked that to wait, and waited so.
+The more she reads, she less sleeps.
+There seems to being three keys in the drawer.
+Neither the twins of has been told.
+What did the gardener plant a row of and?
+They let the child to carries the lamp.
+I had known, would I have stayed at home.
+It was the baker found who the ring.
+The soup is too hot to eat it the bread.
+She gave to the boy a map her sister and a coat."""
+
+# The last third of each kind is public.
+_KINDS = [
+    (text.splitlines(), label)
+    for text, label in ((_APPROVING, 1), (_DISAPPROVING, 0), (_WELL_FORMED, 1), (_ILL_FORMED, 0))
+]
+_PUBLIC = 4
+
+
+def texts(split: Split = "private") -> list[tuple[str, int]]:
+    """The sentences as text, each with its label: 1 approving or well formed, 0 neither.
+
+    >>> texts()[0]
+    ('A warm little film that trusts its actors.', 1)
+    """
+    one_of("texts.split", split, ("private", "public"))
+    part = slice(-_PUBLIC, None) if split == "public" else slice(-_PUBLIC)
+    return [(line, label) for lines, label in _KINDS for line in lines[part]]
+
+
+def sentences(n: int, split: Split = "private", seed: int = 0) -> Sample:
+    """Short sentences as words, between a start and an end, padded on the right; 1 is approval.
+
+    32 are private and 16 public; the vocabulary holds the words of both, in alphabetic order.
+
+    >>> batch, form = sentences(4)
+    >>> form.show(batch.x[3])
+    '[START] nobody in the story wants anything , and neither did i . [END]'
+    """
+    lines = texts(split)
+    if not 1 <= n <= len(lines):
+        raise InvalidInput(f"sentences: n={n}, and its {split} split has 1 to {len(lines)}.")
+    form = _form()
+    numbers = {word: number for number, word in enumerate(form.words)}
+    order = torch.randperm(len(lines), generator=stream(seed, f"zoo sentences {split}"))[:n]
+    x = torch.zeros(n, form.length, dtype=torch.long)
+    for row, place in zip(x, order.tolist(), strict=True):
+        spelled = ["[START]", *_words(lines[place][0]), "[END]"]
+        row[: len(spelled)] = torch.tensor([numbers[word] for word in spelled])
+    return Sample(Batch(x, torch.tensor([lines[place][1] for place in order.tolist()])), form)
+
+
+def _form() -> Tokens:
+    every = [_words(line) for lines, _ in _KINDS for line in lines]
+    words = ("[PAD]", "[START]", "[END]", *sorted({word for line in every for word in line}))
+    length = max(map(len, every)) + 2
+    return Tokens(length, len(words), pad=0, start=1, end=2, words=words, classes=2)
+
+
+def _words(line: str) -> list[str]:
+    return re.findall(r"\w+|[^\w\s]", line.lower())
