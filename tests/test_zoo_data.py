@@ -23,15 +23,15 @@ def test_photos_are_repeatable_eight_bit_pictures() -> None:
     levels = batch.x * 255
     assert (levels - levels.round()).abs().max() < 1e-4
     assert 0 <= batch.x.min() < batch.x.max() <= 1
-    assert min(image.std() for image in batch.x) > 0.02
+    assert min(image.std() for image in batch.x) > 0.01
     assert not torch.equal(batch.x, zoo.photos(6, 32, seed=6).x)
 
 
 def test_more_photos_begin_with_the_fewer_and_sizes_share_their_squares() -> None:
     few, more = zoo.photos(2, 32), zoo.photos(20, 32)
     assert torch.equal(few.x, more.x[:2])
-    small = functional.interpolate(zoo.photos(2, 64).x, (32, 32), mode="area")
-    assert (small - few.x).abs().mean() < 0.02
+    small = functional.interpolate(zoo.photos(20, 64).x, (32, 32), mode="area")
+    assert (small - more.x).abs().mean((1, 2, 3)).max() < 0.03
 
 
 def test_photos_of_the_two_splits_share_no_photograph() -> None:

@@ -1,6 +1,7 @@
 """Small reference networks, losses, and bundled data: what examples, tests and papers share."""
 
 from seepage.zoo.data import digits, example, faces, photos
+from seepage.zoo.language import sentences, texts
 from seepage.zoo.losses import logistic_loss, squared_loss
 from seepage.zoo.models import (
     cnn6,
@@ -18,7 +19,6 @@ from seepage.zoo.models import (
     vit,
 )
 from seepage.zoo.samples import Sample
-from seepage.zoo.sentences import sentences, texts
 from seepage.zoo.tables import table
 
 __all__ = [

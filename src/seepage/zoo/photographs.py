@@ -34,10 +34,10 @@ def crop(names: tuple[str, ...], size: int, rng: Generator) -> tuple[Tensor, int
     """One crop with values k/255, and the number of its photograph among all."""
     while True:
         name = names[int(torch.randint(len(names), (), generator=rng))]
-        image = resized(_square(photograph(name), rng), size)
+        square = _square(photograph(name), rng)
         # Black sky and dark margins give squares of one colour, which are no test of anything.
-        if image.std() > 0.02:
-            return image, ALL.index(name)
+        if square.std() > 0.02:
+            return resized(square, size), ALL.index(name)
 
 
 def resized(image: Tensor, size: int) -> Tensor:
