@@ -41,7 +41,14 @@ def describe(thing: object) -> str:
     if callable(thing) and hasattr(thing, "__qualname__"):
         code = getattr(thing, "__code__", None) if "<" in thing.__qualname__ else None
         body = f"#{hashlib.blake2b(code.co_code, digest_size=4).hexdigest()}" if code else ""
-        return f"{thing.__module__}:{thing.__qualname__}{body}"
+        # A spawned worker knows the main module of its parent by another name.
+        home = thing.__module__.replace("__mp_main__", "__main__")
+        return f"{home}:{thing.__qualname__}{body}"
+    if isinstance(thing, set | frozenset):
+        return "{" + ", ".join(sorted(map(describe, thing))) + "}"
+    if type(thing).__repr__ is object.__repr__ and hasattr(thing, "__dict__"):
+        settings = ", ".join(f"{name}={describe(part)}" for name, part in vars(thing).items())
+        return f"{type(thing).__name__}({settings})"
     return re.sub(r" at 0x[0-9a-f]+", "", repr(thing))
 
 
