@@ -1,3 +1,292 @@
-"""."""
+"""One trial: a client's round, an attack on what it shared, and a score; and many of them."""
 
-__all__: list[str] = []
+import functools
+import hashlib
+import time
+import types
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+import seepage
+from seepage import tree
+from seepage.core import Attack, Batch, Client, Model, Reconstruction, Told, observe, stream
+from seepage.errors import Failed
+from seepage.executors import Executor, Serial
+from seepage.forms import form_to
+from seepage.metrics import score
+from seepage.store import Row, Store, plain
+from seepage.values import describe
+
+__all__ = ["Progress", "Trial", "run", "sweep"]
+
+Progress = Callable[[int, int, Row | None], None]
+"""Told how many trials are done, of how many, and the row that was just made."""
+
+_SHOWN = 64  # examples and candidates kept in an artefact
+
+
+@dataclass(frozen=True, eq=False, repr=False)
+class Trial:
+    """Everything that one row depends on: equal trials have equal keys, in every process."""
+
+    model: Model
+    batch: Batch
+    client: Client
+    attack: Attack
+    believed: Client | None = None
+    tell: tuple[Told, ...] = ("n",)
+    seed: int = 0
+    public: Tensor | None = None
+
+    @property
+    def key(self) -> str:
+        """Sixteen hexadecimal digits that name this trial in a store."""
+        return _key(self, _Prints())
+
+    def __eq__(self, other: object) -> bool:
+        return isinstance(other, Trial) and self.key == other.key
+
+    def __hash__(self) -> int:
+        return hash(self.key)
+
+    def __repr__(self) -> str:
+        about = (type(self.model.module).__name__, describe(self.client), describe(self.attack))
+        return f"Trial({', '.join(about)}, seed={self.seed})"
+
+
+def run(trial: Trial) -> Row:
+    """Do one trial: the row that a store would hold, without pictures."""
+    return _measured(trial, trial.key)[0]
+
+
+def sweep(
+    trials: Sequence[Trial],
+    store: Store | str | Path | None = None,
+    executor: Executor = Serial(),  # noqa: B008 (a frozen value)
+    progress: Progress | None = None,
+) -> list[Row]:
+    """Do every trial that the store does not hold yet; a row for each, in the order of the trials.
+
+    A trial that fails becomes a row with its error, and is run again by the next sweep.
+    """
+    store, prints = Store.of(store), _Prints()
+    tell = progress or (lambda *_: None)
+    named = {_key(trial, prints): trial for trial in trials}
+    order = [_key(trial, prints) for trial in trials]
+    rows = store.rows()
+    todo = [(key, trial) for key, trial in named.items() if not _done(rows.get(key))]
+    done, total = len(named) - len(todo), len(named)
+    tell(done, total, None)
+    if todo:
+        try:
+            for count, row in enumerate(_finished(store, todo, executor), start=1):
+                rows[row["key"]] = row
+                tell(done + count, total, row)
+        except KeyboardInterrupt as stop:
+            stop.add_note(f"What is done is kept in {store.folder}: run the same again to resume.")
+            raise
+    return [rows[key] for key in order]
+
+
+def _finished(store: Store, todo: Sequence[tuple[str, Trial]], executor: Executor) -> Iterator[Row]:
+    """The rows of these trials as they come, each on the disk before it is given."""
+    with store.writing() as append:
+        for index, made in executor(functools.partial(_recorded, store), todo):
+            key, trial = todo[index]
+            row = _failed(_about(trial, key), made) if isinstance(made, Failed) else made
+            append(row)
+            yield row
+
+
+def _done(row: Row | None) -> bool:
+    return row is not None and row["status"] == "done"
+
+
+def _recorded(store: Store, item: tuple[str, Trial]) -> Row:
+    """Do one trial and write its pictures, where the executor runs it."""
+    key, trial = item
+    row, pictures = _measured(trial, key)
+    if pictures:
+        row["artefact"] = store.keep(key, pictures)
+    return row
+
+
+def _measured(trial: Trial, key: str) -> tuple[Row, dict[str, Tensor]]:
+    about = _about(trial, key)
+    try:
+        answer, seconds = _attacked(trial)
+        row, pictures = _scored(trial, answer)
+    except Exception as error:  # noqa: BLE001 (one trial's own work: the rest goes on)
+        return _failed(about, error), {}
+    return {**about, **plain(row), "seconds": seconds}, pictures
+
+
+def _attacked(trial: Trial) -> tuple[Reconstruction, float]:
+    """The round and the attack on it, each with a stream of its own; and the attack's CPU time."""
+    model, attack = trial.model, trial.attack
+    if hasattr(attack, "craft"):
+        model = attack.craft(model, stream(trial.seed, "craft"))
+    client_rng = stream(trial.seed, "client")
+    seen = observe(model, trial.batch, trial.client, client_rng, trial.believed, trial.tell)
+    start = time.process_time()
+    answer = attack(seen, stream(trial.seed, "attack"))
+    return answer, time.process_time() - start
+
+
+def _scored(trial: Trial, answer: Reconstruction) -> tuple[Row, dict[str, Tensor]]:
+    context = score.Context(trial.public, stream(trial.seed, "score"))
+    x, y = answer.x.detach(), None if answer.y is None else answer.y.detach()
+    scores = score.score(trial.model.form, trial.batch, x, y, context)
+    matched = [index if index >= 0 else None for index in scores.matched]
+    chosen, shown = _shown(matched, len(x))
+    tensors, numbers = _traced(answer.trace)
+    residuals = answer.residual.tolist()
+    row = {
+        "scores": scores.scores,
+        "recovered": scores.recovered,
+        "labels": scores.labels,
+        "residual": [None if index is None else residuals[index] for index in matched],
+        "candidates": len(x),
+        "baselines": scores.baselines,
+        "trace": numbers,
+        "note": answer.note,
+        "shown": shown,
+    }
+    if scores.identified is not None:
+        row["identified"] = scores.identified
+    pictures = _pictures(trial.batch, x[chosen], None if y is None else y[chosen])
+    return row, pictures | {name: _own(tensor) for name, tensor in tensors.items()}
+
+
+def _shown(matched: list[int | None], candidates: int) -> tuple[list[int], list[int | None]]:
+    """Which candidates to keep, the matched ones first, and where each truth finds its own."""
+    first = [index for index in matched[:_SHOWN] if index is not None]
+    rest = [index for index in range(candidates) if index not in set(matched)]
+    chosen = (first + rest)[:_SHOWN]
+    places = {index: place for place, index in enumerate(chosen)}
+    return chosen, [None if index is None else places.get(index) for index in matched]
+
+
+def _pictures(truth: Batch, x: Tensor, y: Tensor | None) -> dict[str, Tensor]:
+    named = {
+        "truth/x": truth.x[:_SHOWN],
+        "truth/y": None if truth.y is None else truth.y[:_SHOWN],
+        "answer/x": x,
+        "answer/y": y,
+    }
+    return {name: _own(tensor) for name, tensor in named.items() if tensor is not None}
+
+
+def _own(tensor: Tensor) -> Tensor:
+    # A file has no views: each tensor is written with memory of its own.
+    return tensor.detach().to("cpu").clone(memory_format=torch.contiguous_format)
+
+
+def _traced(trace: Mapping[str, Any], name: str = "trace") -> tuple[dict[str, Tensor], Row]:
+    """The tensors of a trace under their paths, and what remains, as JSON."""
+    tensors: dict[str, Tensor] = {}
+    numbers: Row = {}
+    for part, thing in trace.items():
+        if isinstance(thing, Tensor) and thing.ndim > 0:
+            tensors[f"{name}/{part}"] = thing
+        elif isinstance(thing, Mapping):
+            inner, numbers[part] = _traced(thing, f"{name}/{part}")
+            tensors |= inner
+        else:
+            numbers[part] = plain(thing)
+    return tensors, numbers
+
+
+def _about(trial: Trial, key: str) -> Row:
+    """The configuration of a trial, which failed rows have too."""
+    return {
+        "key": key,
+        "status": "done",
+        "name": type(trial.model.module).__name__,
+        "parameters": tree.size(trial.model.params),
+        "client": describe(trial.client),
+        "attack": describe(trial.attack),
+        "believed": describe(trial.believed or trial.client),
+        "tell": list(trial.tell),
+        "seed": trial.seed,
+        "n": len(trial.batch),
+        "batch": _batch(trial.batch),
+        "form": plain(form_to(trial.model.form)),
+        "malicious": hasattr(trial.attack, "craft"),
+        "error": None,
+        "version": seepage.__version__,
+    }
+
+
+def _failed(about: Row, error: Exception) -> Row:
+    said = f"{type(error).__name__}: {error}"
+    return about | {"status": "failed", "error": " ".join(said.split())[:1000]}
+
+
+class _Prints:
+    """Fingerprints, each taken once: many trials share one model, batch and public set."""
+
+    def __init__(self) -> None:
+        self._known: dict[int, tuple[object, str]] = {}
+
+    def of(self, thing: Any, measure: Callable[[Any], str]) -> str:
+        # The thing itself is kept too, so that its number is not given to another.
+        known = self._known.get(id(thing))
+        if known is None:
+            known = self._known[id(thing)] = thing, measure(thing)
+        return known[1]
+
+
+def _key(trial: Trial, prints: _Prints) -> str:
+    public = trial.public
+    parts = (
+        seepage.__version__,
+        prints.of(trial.client, describe),
+        prints.of(trial.attack, describe),
+        prints.of(trial.believed or trial.client, describe),
+        tuple(sorted(trial.tell)),
+        trial.seed,
+        prints.of(trial.model, _model),
+        prints.of(trial.batch, _batch),
+        None if public is None else prints.of(public, describe),
+    )
+    return hashlib.blake2b(repr(parts).encode(), digest_size=8).hexdigest()
+
+
+def _batch(batch: Batch) -> str:
+    named = {"x": batch.x, "y": batch.y}
+    return tree.fingerprint({name: t for name, t in named.items() if t is not None})
+
+
+def _model(model: Model) -> str:
+    loss = _network(model.loss) if isinstance(model.loss, nn.Module) else describe(model.loss)
+    parts = (tree.fingerprint(model.state), _network(model.module), loss, form_to(model.form))
+    return repr(parts)
+
+
+def _network(module: nn.Module) -> str:
+    """What a network computes beside its tensors: its parts, their settings, and their code."""
+    return "\n".join(f"{name}: {_part(part)}" for name, part in module.named_modules())
+
+
+def _part(module: nn.Module) -> str:
+    kind = type(module)
+    settings = {
+        name: describe(field)
+        for name, field in sorted(vars(module).items())
+        if isinstance(field, str | int | float | bool | tuple | None)
+    }
+    forward = getattr(kind.forward, "__code__", None)
+    code = _code(forward) if forward and not kind.__module__.startswith("torch.") else ""
+    return f"{kind.__module__}.{kind.__qualname__} {settings} {code}"
+
+
+def _code(code: types.CodeType) -> str:
+    constants = [c for c in code.co_consts if isinstance(c, str | int | float | None)]
+    parts = (code.co_code.hex(), code.co_names, constants)
+    return hashlib.blake2b(repr(parts).encode(), digest_size=6).hexdigest()
