@@ -1,3 +1,45 @@
-"""."""
+"""Attacks: one idea of one paper each. `__all__` is the registry that `seepage list` reads."""
 
-__all__: list[str] = []
+from seepage.attacks.labels import IDLG, Chance, Counts, Impact, Joint, Told, Yin
+from seepage.attacks.matching import (
+    L2,
+    LBFGS,
+    TAG,
+    TV,
+    Adam,
+    Cosine,
+    Gray,
+    Invert,
+    L2Prior,
+    Normal,
+    Pattern,
+    Restarts,
+    Small,
+    StartFrom,
+    Uniform,
+)
+
+__all__ = [
+    "IDLG",
+    "L2",
+    "LBFGS",
+    "TAG",
+    "TV",
+    "Adam",
+    "Chance",
+    "Cosine",
+    "Counts",
+    "Gray",
+    "Impact",
+    "Invert",
+    "Joint",
+    "L2Prior",
+    "Normal",
+    "Pattern",
+    "Restarts",
+    "Small",
+    "StartFrom",
+    "Told",
+    "Uniform",
+    "Yin",
+]
