@@ -4,7 +4,7 @@ import pytest
 import torch
 from torch import nn
 
-from seepage import tree
+from seepage import tree, zoo
 from seepage.attacks import IDLG, Chance, Counts, Impact, Joint, Told, Yin, labels
 from seepage.attacks.labels import Rule
 from seepage.clients import FedAvg, FedSGD, Only
@@ -41,10 +41,14 @@ def test_one_example_is_exact(rule: Rule, seed: int) -> None:
 @pytest.mark.parametrize("rule", [Counts(), Counts("noise"), Counts("features")])
 @pytest.mark.parametrize("n", [8, 32])
 def test_counts_of_an_untrained_network(rule: Rule, n: int) -> None:
-    scores = []
+    sample, scores = zoo.digits(200), []
     for seed in range(10):
-        seen, y = round_of(network(seed), n, seed)
-        scores.append(labels.overlap(rule(seen, n, stream(seed, "attack")), y))
+        net = zoo.mlp(64, 128, 64, 10, activation="relu", seed=seed)
+        model = Model.of(net, nn.functional.cross_entropy, sample.form)
+        chosen = torch.randint(200, (n,), generator=stream(seed, "data"))
+        batch = Batch(sample.x[chosen], sample.y[chosen])
+        seen = observe(model, batch, FedSGD(), stream(seed, "client"))
+        scores.append(labels.overlap(rule(seen, n, stream(seed, "attack")), batch.y))
     assert sum(scores) / len(scores) > 0.97
     assert sum(scores) / len(scores) > labels.chance(n, 10) + 0.2
 

@@ -243,7 +243,7 @@ def chance(n: int, classes: int) -> float:
     C/n sum_k P(K >= k)^2 with K binomial(n, 1/C): what `Chance` scores where classes are balanced.
 
     >>> round(chance(8, 10), 2), round(chance(32, 10), 2)
-    (0.47, 0.71)
+    (0.45, 0.71)
     """
     share = 1 / classes
     mass = [math.comb(n, k) * share**k * (1 - share) ** (n - k) for k in range(n + 1)]
