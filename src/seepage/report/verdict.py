@@ -1,0 +1,200 @@
+"""The verdict: what was shown, under which assumptions, by what, and what was not tried.
+
+Nothing here may say that a setup can be trusted. The most that is said is that nothing was
+recovered by these attacks.
+"""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+from seepage.report import words
+from seepage.report.results import Failure, Group, Result, grouped
+
+NONE = "Not recovered by these attacks"
+LIMIT = (
+    "What was not recovered by these attacks may be recovered by others, by more computing time, "
+    "or by combining several rounds: each trial here is a single round."
+)
+
+
+@dataclass(frozen=True)
+class Level:
+    """A step of the severity scale, told by its word and by how many marks of four are filled."""
+
+    rank: int
+    word: str
+    says: str
+
+
+LEVELS = (
+    Level(0, NONE, "No example was recovered by the attacks that were run."),
+    Level(1, "Traces", "No example was recovered, but the attacker learned more than by guessing."),
+    Level(1, "No better than a guess", "A guess without the update recovers as many."),
+    Level(2, "Some recovered", "Fewer than half of the examples were recovered."),
+    Level(3, "Most recovered", "Half of the examples or more were recovered."),
+    Level(4, "All recovered", "Every example was recovered."),
+)
+MARGIN = 3.0
+"""By how many decibels an attack must beat every guess to have left traces."""
+
+
+def level(result: Result) -> Level:
+    """How bad one result is."""
+    if result.guessed:
+        return LEVELS[2]
+    if result.share >= 1:
+        return LEVELS[5]
+    if result.share >= 0.5:
+        return LEVELS[4]
+    return LEVELS[3 if result.hits else 1 if _traces(result) else 0]
+
+
+def _traces(result: Result) -> bool:
+    guess = max((b.best for b in result.baselines if b.best == b.best), default=None)
+    margin = MARGIN if result.metric == "psnr" else 0.1
+    ahead = guess is not None and result.best > guess + margin
+    return ahead or 2 * sum(result.identified) > result.n
+
+
+def headline(found: Sequence[Result]) -> str:
+    """The one sentence that must be read."""
+    if not found:
+        return "Nothing was measured: no trial finished."
+    worst = Group(tuple(found)).worst
+    what = words.count(worst.n, f"private {words.noun(worst.kind)}")
+    if worst.guessed:
+        return f"{worst.hits} of {what} were matched, and a guess without the update does as well."
+    if worst.hits:
+        return f"{worst.hits} of {what} could be read back from one update."
+    return f"None of {what} was recovered by these attacks."
+
+
+def paragraphs(found: Sequence[Result], failed: Sequence[Failure]) -> list[str]:
+    """The verdict, one thought a paragraph."""
+    if not found:
+        return [*_failed(failed, 0), "Look at the errors, repair them, and run again."]
+    worst = Group(tuple(found)).worst
+    parts = [
+        _shown(worst, len(found)),
+        _certain(worst),
+        _guess(worst),
+        _others(found, worst),
+        _knowing(found),
+    ]
+    return [part for part in parts if part] + _failed(failed, len(found))
+
+
+def text(found: Sequence[Result], failed: Sequence[Failure]) -> str:
+    """The verdict as one text."""
+    limits = " ".join(untried(found))
+    parts = [*paragraphs(found, failed), *([f"Not tried: {limits}"] if found else []), LIMIT]
+    return "\n\n".join(words.plain(part) for part in (headline(found), *parts))
+
+
+def untried(found: Sequence[Result]) -> list[str]:
+    """What these trials leave open, each a sentence."""
+    seeds, batches = {r.seed for r in found}, {r.batch for r in found}
+    blind = [g for g in _by_client(found) if not any(r.adaptive for r in g.results)]
+    gaps = {
+        "No server that manipulates the model was tried.": not any(r.malicious for r in found),
+        "No attacker was told the labels.": not any("y" in r.tell for r in found),
+        f"Against {_clients(blind)}, only attackers that ignore what the client does were tried.": (
+            bool(blind)
+        ),
+        "Each attack ran with one random seed only.": len(seeds) < 2,
+        "Only one private batch was used; others may leak more.": len(batches) < 2,
+        "Only one attack was run.": len({r.attack for r in found}) < 2,
+        f"Only batches of {words.count(found[0].n, 'example')} were used." if found else "": (
+            len({r.n for r in found}) == 1
+        ),
+        "Attacks over several rounds were not tried.": True,
+    }
+    return [sentence for sentence, open_ in gaps.items() if open_ and sentence]
+
+
+def _shown(worst: Result, trials: int) -> str:
+    server = (
+        "a malicious server, which manipulated the model before sending it,"
+        if worst.malicious
+        else "an honest server, which only looks at what it receives,"
+    )
+    best = words.score(worst.metric, worst.best)
+    return (
+        f"This is the worst case of {words.count(trials, 'trial')}: client "
+        f"{words.expression(worst.client)}, attack {words.expression(worst.attack)}, "
+        f"{'best match' if worst.hits else 'closest answer'} {best}. The attacker is {server} "
+        f"and was told {words.told(worst.tell)}. {words.CRITERIA.get(worst.kind, '')}"
+    ).strip()
+
+
+def _certain(worst: Result) -> str:
+    if not worst.certain:
+        return ""
+    every = "each of them" if worst.certain == worst.hits else f"{worst.certain} of them"
+    return (
+        f"The attacker knows that {every} is right, without seeing the originals: the answer "
+        "explains the update to better than one part in a thousand."
+    )
+
+
+def _guess(worst: Result) -> str:
+    guess = worst.baseline
+    if guess is None:
+        return "No baseline was recorded, so it is not known what a guess would have reached."
+    reached = f"{guess.recovered} of {worst.n}"
+    compared = (
+        f"A guess that never looks at the update ({guess.name}) recovers {reached}, at best "
+        f"{words.score(worst.metric, guess.best)}."
+    )
+    if worst.guessed:
+        return f"{compared} The attack does no better: this result does not show a leak."
+    return compared
+
+
+def _others(found: Sequence[Result], worst: Result) -> str:
+    groups = [group for group in _by_client(found) if group.worst.client != worst.client]
+    if not groups:
+        return ""
+    hit = [group.worst for group in groups if group.worst.hits]
+    spared = [group for group in groups if not group.worst.hits]
+    parts = []
+    if hit:
+        shown = [f"{words.expression(r.client)}: {r.hits} of {r.n}" for r in hit[:3]]
+        rest = f" and {len(hit) - 3} more" if len(hit) > 3 else ""
+        parts.append(f"Other clients leak too ({'; '.join(shown)}{rest}).")
+    if spared:
+        parts.append(f"Nothing was recovered by these attacks from {_clients(spared)}.")
+    return " ".join(parts)
+
+
+def _knowing(found: Sequence[Result]) -> str:
+    """A defense that stops only the attacker who does not know of it."""
+    fooled = []
+    for group in _by_client(found):
+        knowing = [r.share for r in group.results if r.adaptive]
+        naive = [r.share for r in group.results if not r.adaptive]
+        if knowing and naive and max(knowing) > max(naive):
+            fooled.append(group)
+    if not fooled:
+        return ""
+    return (
+        f"Against {_clients(fooled)}, an attacker who knows what the client does recovers more "
+        "than one who does not. Count on the attacker knowing."
+    )
+
+
+def _failed(failed: Sequence[Failure], finished: int) -> list[str]:
+    if not failed:
+        return []
+    total = words.count(len(failed) + finished, "trial")
+    return [f"{len(failed):,} of {total} failed. They say nothing about privacy."]
+
+
+def _by_client(found: Sequence[Result]) -> list[Group]:
+    return grouped(found, lambda result: result.client)
+
+
+def _clients(groups: Sequence[Group]) -> str:
+    names = [words.expression(group.worst.client) for group in groups]
+    more = [f"{len(names) - 3} more"] if len(names) > 4 else []
+    return words.listed((names[:3] if more else names) + more)

@@ -1,0 +1,233 @@
+"""What clients, attackers and scores are, in words that need no training in the field."""
+
+import math
+import re
+from collections import defaultdict
+from collections.abc import Callable, Mapping, Sequence
+
+from seepage.report.expressions import Part, part
+from seepage.report.results import Result
+
+Settings = Mapping[str, str]
+
+NOUNS = {"Images": "image", "Table": "record", "Tokens": "sentence"}
+CRITERIA = {
+    "Images": "An image counts as recovered when its PSNR against the original is above 30 dB: "
+    "a person sees the same picture. Above 60 dB the two cannot be told apart by eye.",
+    "Table": "A record counts as recovered when every column is read back right: categories by "
+    "name, numbers to within a tenth of a standard deviation.",
+    "Tokens": "A sentence counts as recovered when it is read back word for word.",
+}
+
+
+def count(n: int, noun: str) -> str:
+    """A number with its noun.
+
+    >>> count(1, "image"), count(2, "image"), count(2, "entry")
+    ('1 image', '2 images', '2 entries')
+    """
+    plural = noun[:-1] + "ies" if noun.endswith("y") else noun + "s"
+    return f"{n:,} {noun if n == 1 else plural}"
+
+
+def noun(kind: str) -> str:
+    """What one example of a form is called."""
+    return NOUNS.get(kind, "example")
+
+
+def listed(items: Sequence[str]) -> str:
+    """
+    >>> listed(["a"]), listed(["a", "b", "c"])
+    ('a', 'a, b and c')
+    """
+    if len(items) < 2:
+        return "".join(items)
+    return ", ".join(items[:-1]) + " and " + items[-1]
+
+
+def score(metric: str, number: float) -> str:
+    """A score with its unit.
+
+    >>> score("psnr", 31.25), score("columns_right", 0.5), score("psnr", float("nan"))
+    ('31.2 dB', '50 % columns right', 'unknown')
+    """
+    if math.isnan(number):
+        return "unknown"
+    if metric == "psnr":
+        return f"{number:.1f} dB"
+    return f"{number:.0%} {metric_name(metric)}".replace("%", " %", 1)
+
+
+def metric_name(metric: str) -> str:
+    """The name of a score as one writes it."""
+    return {"psnr": "PSNR", "ssim": "SSIM"}.get(metric, metric.replace("_", " "))
+
+
+def small(number: float) -> str:
+    """A residual, short.
+
+    >>> small(0.0), small(3.21e-9), small(0.25)
+    ('0', '3e-9', '0.25')
+    """
+    if number == 0 or math.isnan(number):
+        return "0" if number == 0 else "none"
+    if 0.01 <= abs(number) < 1000:
+        return f"{number:.2g}"
+    digits, _, power = f"{number:.0e}".partition("e")
+    return f"{digits}e{int(power)}"
+
+
+def expression(text: str) -> str:
+    """An expression inside a sentence, marked so that a page can set it apart."""
+    return f"{_OPEN}{plain(text)}{_CLOSE}"
+
+
+def plain(sentence: str) -> str:
+    """A sentence without the marks around its expressions."""
+    return sentence.replace(_OPEN, "").replace(_CLOSE, "")
+
+
+_OPEN, _CLOSE = "\x02", "\x03"
+MARKED = re.compile(f"{_OPEN}([^{_OPEN}{_CLOSE}]*){_CLOSE}")
+
+
+def told(tell: Sequence[str]) -> str:
+    """What the attacker was told beside the update."""
+    known = {"n": "the number of examples", "y": "the labels"}
+    return listed([known.get(word, word) for word in tell]) or "nothing else"
+
+
+def knows(result: Result) -> str:
+    """Whether the attacker took the client for what it is."""
+    if result.adaptive:
+        return "adaptive" if defended(result.client) else "knows the client"
+    return "naive"
+
+
+def defended(client: str) -> bool:
+    """Whether anything is done to the update beside the training itself."""
+    plain = {"FedSGD", "FedAvg", "Given"}
+    return any(layer.name not in plain for layer in part(client).layers())
+
+
+def client(text: str) -> list[str]:
+    """What the client does, step by step in the order it happens."""
+    return [_layer(layer) for layer in reversed(list(part(text).layers()))]
+
+
+def attack(text: str) -> str:
+    """What the attack does, in one or two sentences."""
+    layers = list(part(text).layers())
+    known = [_ATTACKS[layer.name] for layer in layers if layer.name in _ATTACKS]
+    return " ".join(known) or "No description of this attack is known to this report."
+
+
+def _layer(layer: Part) -> str:
+    settings = dict(layer.settings)
+    if layer.name in _CLIENTS:
+        return _CLIENTS[layer.name](settings)
+    if layer.name in _STEPS:
+        return _STEPS[layer.name].format_map(defaultdict(lambda: "an unknown number", settings))
+    with_what = ", ".join(f"{k} = {v}" for k, v in settings.items())
+    return f"It then applies {layer.name}" + (f" with {with_what}." if with_what else ".")
+
+
+def _fedsgd(s: Settings) -> str:
+    shared = " It shares the statistics of normalisation layers too." if "mode" in s else ""
+    return "It computes one gradient of the loss over its whole batch." + shared
+
+
+def _fedavg(s: Settings) -> str:
+    epochs, size = s.get("epochs", "1"), s.get("batch_size")
+    times = "once" if epochs == "1" else f"{epochs} times"
+    parts = f", in minibatches of {size}" if size else ""
+    return (
+        f"It trains locally: it goes through its batch {times}{parts}, with learning rate "
+        f"{s.get('lr', '0.01')}, and shares how far the parameters moved."
+    )
+
+
+def _noise(s: Settings) -> str:
+    kind = "Laplace" if "laplace" in s.get("kind", "") else "Gaussian"
+    unit = " times the typical size of an entry" if s.get("relative") == "True" else ""
+    return f"It adds {kind} noise to every entry, with standard deviation {s.get('std')}{unit}."
+
+
+def _prune(s: Settings) -> str:
+    ratio = _percent(s.get("ratio", "0.9"))
+    scope = "all tensors together" if "global" in s.get("scope", "") else "each tensor"
+    return f"It sets the {ratio} smallest entries of {scope} to zero."
+
+
+def _secure_sum(s: Settings) -> str:
+    return f"The server sees only the sum over {s.get('users')} users (secure aggregation)."
+
+
+def _only(s: Settings) -> str:
+    pattern = s.get("pattern", "").strip("'\"")
+    if pattern.startswith("!"):
+        return f"It keeps back the tensors whose names match {pattern[1:]}."
+    return f"It shares only the tensors whose names match {pattern}."
+
+
+def _dpsgd(s: Settings) -> str:
+    return (
+        f"It clips the gradient of every example to length {s.get('norm')} and adds Gaussian noise "
+        f"of {s.get('multiplier')} times that length to their sum (DP-SGD)."
+    )
+
+
+def _quantize(s: Settings) -> str:
+    return f"It rounds every entry to {s.get('bits', '8')} bits."
+
+
+def _dropout(s: Settings) -> str:
+    what = "entries of the update" if "entries" in s.get("at", "") else "units of the network"
+    return f"It drops a random share of the {what}, keeping {_percent(s.get('keep', ''))}."
+
+
+def _percent(text: str) -> str:
+    try:
+        return f"{100 * float(text):g} %"
+    except ValueError:
+        return text
+
+
+_CLIENTS: dict[str, Callable[[Settings], str]] = {
+    "FedSGD": _fedsgd,
+    "FedAvg": _fedavg,
+    "SecureSum": _secure_sum,
+    "Only": _only,
+    "Noise": _noise,
+    "Prune": _prune,
+    "DPSGD": _dpsgd,
+    "Quantize": _quantize,
+    "Dropout": _dropout,
+}
+_STEPS = {
+    "Given": "Its update was captured beforehand, and is replayed as it is.",
+    "Clip": "It shortens the whole update to length {norm} if it is longer.",
+    "Sign": "It shares only the sign of every entry.",
+    "Soteria": "It zeroes the entries of layer {layer} that tell most about the input.",
+    "MixUp": "It trains on weighted mixtures of {k} examples.",
+    "InstaHide": "It mixes {k} examples and flips the signs of pixels at random.",
+    "Guarded": "It inspects the model first, and refuses one that looks manipulated.",
+}
+_ATTACKS = {
+    "BiasRatio": "Divides the weight gradient of a linear layer by its bias gradient, which gives "
+    "the layer's input exactly where one example dominates a row. No search is needed.",
+    "Invert": "Searches for examples whose simulated update matches the observed one, step by "
+    "step from a start of its own.",
+    "Restarts": "Tries several starts and keeps the answer that explains the update best.",
+    "Imprint": "Sends a model with a planted layer whose rows each catch few examples, and reads "
+    "them from the update.",
+    "SparseImprint": "Sends a model with a planted layer that survives local training.",
+    "OneShot": "Sends a model with a planted layer tuned to isolate one example.",
+    "RGap": "Solves for the input layer by layer, from the last layer to the first.",
+    "Moments": "Reads the examples from third-order moments of the first layer's gradient.",
+    "Span": "Finds the inputs in the space that the rows of the gradient span.",
+    "EmbeddingRows": "Reads the words that were used from the embedding's rows that moved.",
+    "TokenSpan": "Tests for each word whether it lies in the span of the attention's gradient.",
+    "Lamp": "Searches for sentences whose update matches, helped by a language model.",
+}
+EXPLAINED = frozenset(_CLIENTS) | frozenset(_STEPS)
