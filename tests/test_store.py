@@ -39,7 +39,7 @@ def trials():
 
 if __name__ == "__main__":
     executor = Serial() if sys.argv[2] == "serial" else Processes(2)
-    sweep(trials(), sys.argv[1], executor, lambda done, total, row: print(done, total, flush=True))
+    sweep(trials(), sys.argv[1], executor, lambda step: print(step.done, step.total, flush=True))
 """
 
 

@@ -18,7 +18,7 @@ from seepage.errors import InvalidInput
 from seepage.executors import Processes
 from seepage.forms import Images
 from seepage.store import Store
-from seepage.trials import Trial, run, sweep
+from seepage.trials import Step, Trial, run, sweep
 from seepage.values import value
 
 FORM = Images((1, 4, 4), classes=3)
@@ -241,10 +241,12 @@ def test_failed_trials_are_run_again(tmp_path: Path, monkeypatch: pytest.MonkeyP
     trials = [make(attack=mended), make()]
     assert sweep(trials, "runs")[0]["error"] == "InvalidInput: not yet"
     Path("mended").touch()
-    told: list[tuple[int, int]] = []
-    rows = sweep(trials, "runs", progress=lambda done, total, row: told.append((done, total)))
+    told: list[tuple[int, int, Trial | None]] = []
+    rows = sweep(
+        trials, "runs", progress=lambda step: told.append((step.done, step.total, step.doing))
+    )
     assert [row["status"] for row in rows] == ["done", "done"]
-    assert told == [(1, 2), (2, 2)]
+    assert told == [(1, 2, trials[0]), (2, 2, None)]
     assert len(Store(Path("runs")).rows()) == 2
 
 
@@ -280,8 +282,8 @@ def test_an_unpicklable_attack_is_a_clear_error(tmp_path: Path) -> None:
 
 
 def test_stopping_says_how_to_resume(tmp_path: Path) -> None:
-    def stop(done: int, total: int, row: object) -> None:
-        if row is not None:
+    def stop(step: Step) -> None:
+        if step.row is not None:
             raise KeyboardInterrupt
 
     with pytest.raises(KeyboardInterrupt) as caught:
@@ -289,5 +291,10 @@ def test_stopping_says_how_to_resume(tmp_path: Path) -> None:
     assert caught.value.__notes__ == [
         f"What is done is kept in {tmp_path}: run the same again to resume."
     ]
+    with pytest.raises(KeyboardInterrupt) as caught:
+        sweep([make()], progress=stop)
+    assert "name a store" in caught.value.__notes__[0]
     assert len(Store(tmp_path).rows()) == 1
+    with Store(tmp_path).writing():
+        pass  # the lock is free, although the error still holds the stack
     assert [row["seed"] for row in sweep([make(), make(seed=1)], tmp_path)] == [0, 1]

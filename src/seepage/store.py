@@ -37,13 +37,14 @@ class Store:
     """
 
     folder: Path
+    temporary: bool = False
 
     @staticmethod
     def of(where: "Store | str | Path | None") -> "Store":
         """A store at this place; without a place, one that is deleted when Python ends."""
         if isinstance(where, Store):
             return where
-        return Store(_temporary() if where is None else Path(where))
+        return Store(_temporary(), True) if where is None else Store(Path(where))
 
     def rows(self) -> dict[str, Row]:
         """The last row of every key, in the order in which the keys first came."""

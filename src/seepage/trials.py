@@ -4,7 +4,8 @@ import functools
 import hashlib
 import time
 import types
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Generator, Mapping, Sequence
+from contextlib import closing
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -22,10 +23,7 @@ from seepage.metrics import score
 from seepage.store import Row, Store, plain
 from seepage.values import describe
 
-__all__ = ["Progress", "Trial", "run", "sweep"]
-
-Progress = Callable[[int, int, Row | None], None]
-"""Told how many trials are done, of how many, and the row that was just made."""
+__all__ = ["Progress", "Step", "Trial", "run", "sweep"]
 
 _SHOWN = 64  # examples and candidates kept in an artefact
 
@@ -59,6 +57,19 @@ class Trial:
         return f"Trial({', '.join(about)}, seed={self.seed})"
 
 
+@dataclass(frozen=True)
+class Step:
+    """How far a sweep is: what is done, the row just made, and what is being done now."""
+
+    done: int
+    total: int
+    row: Row | None
+    doing: Trial | None
+
+
+Progress = Callable[[Step], None]
+
+
 def run(trial: Trial) -> Row:
     """Do one trial: the row that a store would hold, without pictures."""
     return _measured(trial, trial.key)[0]
@@ -75,32 +86,46 @@ def sweep(
     A trial that fails becomes a row with its error, and is run again by the next sweep.
     """
     store, prints = Store.of(store), _Prints()
-    tell = progress or (lambda *_: None)
     named = {_key(trial, prints): trial for trial in trials}
-    order = [_key(trial, prints) for trial in trials]
     rows = store.rows()
-    todo = [(key, trial) for key, trial in named.items() if not _done(rows.get(key))]
-    done, total = len(named) - len(todo), len(named)
-    tell(done, total, None)
-    if todo:
-        try:
-            for count, row in enumerate(_finished(store, todo, executor), start=1):
+    todo = {key: trial for key, trial in named.items() if not _done(rows.get(key))}
+    tell = functools.partial(_told, progress, todo, len(named))
+    tell(None)
+    try:
+        with closing(_finished(store, list(todo.items()), executor)) as finished:
+            for row in finished:
                 rows[row["key"]] = row
-                tell(done + count, total, row)
-        except KeyboardInterrupt as stop:
-            stop.add_note(f"What is done is kept in {store.folder}: run the same again to resume.")
-            raise
-    return [rows[key] for key in order]
+                del todo[row["key"]]
+                tell(row)
+    except KeyboardInterrupt as stop:
+        stop.add_note(_kept(store))
+        raise
+    return [rows[_key(trial, prints)] for trial in trials]
 
 
-def _finished(store: Store, todo: Sequence[tuple[str, Trial]], executor: Executor) -> Iterator[Row]:
+def _finished(
+    store: Store, todo: Sequence[tuple[str, Trial]], executor: Executor
+) -> Generator[Row, None, None]:
     """The rows of these trials as they come, each on the disk before it is given."""
+    if not todo:
+        return
     with store.writing() as append:
         for index, made in executor(functools.partial(_recorded, store), todo):
             key, trial = todo[index]
             row = _failed(_about(trial, key), made) if isinstance(made, Failed) else made
             append(row)
             yield row
+
+
+def _told(progress: Progress | None, todo: dict[str, Trial], total: int, row: Row | None) -> None:
+    if progress:
+        progress(Step(total - len(todo), total, row, next(iter(todo.values()), None)))
+
+
+def _kept(store: Store) -> str:
+    if store.temporary:
+        return "Nothing was kept: name a store, and a stopped run can be resumed."
+    return f"What is done is kept in {store.folder}: run the same again to resume."
 
 
 def _done(row: Row | None) -> bool:
