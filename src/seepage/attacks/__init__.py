@@ -1,5 +1,6 @@
 """Attacks: one idea of one paper each. `__all__` is the registry that `seepage list` reads."""
 
+from seepage.attacks.bias_ratio import BiasRatio
 from seepage.attacks.labels import IDLG, Chance, Counts, Impact, Joint, Told, Yin
 from seepage.attacks.matching import (
     L2,
@@ -20,25 +21,26 @@ from seepage.attacks.matching import (
 )
 
 __all__ = [
-    "IDLG",
-    "L2",
-    "LBFGS",
-    "TAG",
-    "TV",
     "Adam",
+    "BiasRatio",
     "Chance",
     "Cosine",
     "Counts",
     "Gray",
+    "IDLG",
     "Impact",
     "Invert",
     "Joint",
+    "L2",
     "L2Prior",
+    "LBFGS",
     "Normal",
     "Pattern",
     "Restarts",
     "Small",
     "StartFrom",
+    "TAG",
+    "TV",
     "Told",
     "Uniform",
     "Yin",
