@@ -22,6 +22,7 @@ from seepage.metrics.score import Context, score
 
 PAPER = BiasRatio(absent=False, rounds=0)
 ABSENT = BiasRatio(rounds=0)
+PLAIN = FedSGD()
 COLUMNS = (
     "what",
     "attack",
@@ -112,7 +113,7 @@ def measured(
     net: nn.Module,
     attack: BiasRatio,
     seed: int,
-    client: Client = FedSGD(),
+    client: Client = PLAIN,
 ) -> dict[str, Any]:
     model = sample.model(net)
     seen = observe(model, sample.batch, client, stream(seed, "client"))

@@ -74,6 +74,8 @@ class BiasRatio:
         params, layer, seen = rows.seen.model.params, rows.layer, rows.seen
         gradient = {"weight": rows.weight, "bias": rows.bias}
         head = softmax_head.Head(params[layer.weight], params[layer.bias], gradient, seen.n, seen.y)
+        if not bool(softmax_head.classes_seen(head).any()):
+            return Reconstruction.nothing(seen, "no class has a bias gradient of an example")
         found, history = softmax_head.solve(head, self.absent, self.rounds)
         residual = softmax_head.residual(head, found)
         order = residual.argsort(stable=True)

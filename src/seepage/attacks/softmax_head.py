@@ -7,7 +7,7 @@ from torch import Tensor
 
 from seepage.tree import Tensors
 
-_STALLED = 0.5
+_STALLED = 0.9
 """A round that leaves more than this share of the residual ends the refinement."""
 
 _ASTRAY = 0.5
@@ -37,6 +37,8 @@ class Solution:
     """Which classes have an example."""
     counts: Tensor
     """How many examples of each class seen the bias gradient says there are."""
+    fraction: Tensor
+    """How far that is from the whole number it must be."""
     shares: Tensor
     scale: Tensor
     """What the client multiplies a mean gradient by: a learning rate, a clip."""
@@ -64,7 +66,7 @@ def solve(head: Head, absent: bool, rounds: int) -> tuple[Solution, list[float]]
     takes p_sc = 0, `absent` takes it as the same for all classes, and each round takes p from the
     last candidates and solves for X. What a round leaves of the worst row comes back too.
     """
-    seen = _seen(head)
+    seen = classes_seen(head)
     best = _judged(head, seen, _ratios(head, seen, absent))
     history = [best.worst]
     for _ in range(0 if bool(seen.all()) else rounds):
@@ -82,20 +84,21 @@ def solve(head: Head, absent: bool, rounds: int) -> tuple[Solution, list[float]]
 
 
 def residual(head: Head, found: Solution) -> Tensor:
-    """What each candidate leaves unexplained: the largest of four parts, none using the truth.
+    """What each candidate leaves unexplained: the largest of five parts, none using the truth.
 
     Of its own row; the error of the rows of classes without examples, which were not solved for;
-    the part of the row's entries that was erased; and 1 - 1/k where its class has k examples, as
-    one example is then that much short of the row.
+    the part of the row's entries that was erased; how far the number of examples of its class is
+    from a whole one; and 1 - 1/k where it is k, as one example is that much short of the row.
     """
     once = found.counts.clamp_min(1)
     repeated = torch.where(found.counts > 0, 1 - 1 / once, 1.0)
     erased = ((found.rows == 0) & (found.rows != 0).any(0)).double().mean(1)
-    own = torch.maximum(torch.maximum(found.unexplained, repeated), erased)
-    return torch.maximum(own, _gap(head, found)).clamp_max(1.0)
+    gap = _gap(head, found)
+    parts = torch.stack([found.unexplained, gap, erased, found.fraction, repeated])
+    return parts.max(0).values.clamp_max(1.0)
 
 
-def _seen(head: Head) -> Tensor:
+def classes_seen(head: Head) -> Tensor:
     """Which classes have examples: those told, or a negative slope of the bias."""
     bias = head.gradient["bias"].double()
     floor = 1e-6 * bias.abs().max()
@@ -121,13 +124,14 @@ def _judged(head: Head, seen: Tensor, x: Tensor) -> Solution:
     shares, scale = _shares(chances[:, seen], head.gradient["bias"][seen].double())
     n = _number(head, shares)
     counts = (n * shares).round()
+    fraction = (n * shares - counts).abs()
     if counts.sum() == n:
         shares = counts / n
     known = chances[:, seen] - torch.eye(len(x), dtype=x.dtype, device=x.device)
     mixture = scale * (shares[:, None] * known).T
     left = (rows - mixture @ x).norm(dim=1) / rows.norm(dim=1)
     unexplained = left.nan_to_num(1.0, 1.0)
-    return Solution(x, chances, seen, counts, shares, scale, mixture, rows, unexplained)
+    return Solution(x, chances, seen, counts, fraction, shares, scale, mixture, rows, unexplained)
 
 
 def _number(head: Head, shares: Tensor) -> int:
@@ -157,7 +161,8 @@ def _recounted(head: Head, found: Solution) -> Tensor:
         return found.seen
     mean = found.shares @ found.chances
     shares = mean - head.gradient["bias"].double() / found.scale
-    return (_number(head, found.shares) * shares).round() >= 1
+    seen = (_number(head, found.shares) * shares).round() >= 1
+    return seen if bool(seen.any()) else found.seen
 
 
 def _carried(found: Solution, seen: Tensor) -> Tensor:
@@ -186,11 +191,12 @@ def _gap(head: Head, found: Solution) -> Tensor:
         sums += torch.stack([t.square().sum() for t in (gap, rows, gap @ span, rows @ span)])
     if sums[1] == 0:  # no class is absent, or all of their rows were erased
         return torch.full_like(found.counts, float(len(others) > 0))
+    if len(others) == 1:  # all rows sum to zero, so that it fits always: only the counts check
+        return torch.full_like(found.counts, float(found.counts.sum() != head.n))
     whole, inner = (sums[0] / sums[1]).sqrt(), (sums[2] / sums[3].clamp_min(1e-300)).sqrt()
     if head.n is None or inner > _ASTRAY:
         return torch.maximum(whole if head.n is None else inner, inner).expand(len(found.x))
-    typical: Tensor = (sums[0] / len(others)).sqrt()
-    return typical / found.rows.norm(dim=1)
+    return torch.div((sums[0] / len(others)).sqrt(), found.rows.norm(dim=1))
 
 
 def _blocks(index: Tensor) -> list[Tensor]:
