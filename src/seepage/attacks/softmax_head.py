@@ -73,7 +73,8 @@ def solve(head: Head, absent: bool, rounds: int) -> tuple[Solution, list[float]]
         seen = _recounted(head, best)
         if not torch.equal(seen, best.seen) and not bool(seen.all()):
             best, history = _judged(head, seen, _carried(best, seen)), []
-        after = _judged(head, best.seen, torch.linalg.lstsq(best.mixture, best.rows).solution)
+        # The same bits on every run, which torch.linalg.lstsq does not give.
+        after = _judged(head, best.seen, torch.linalg.pinv(best.mixture) @ best.rows)
         stalled = bool(history) and not after.worst < _STALLED * best.worst
         if not stalled or after.worst < best.worst:
             best = after
