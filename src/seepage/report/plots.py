@@ -159,6 +159,8 @@ def _scores(axes: Any, lines: Sequence[Line], values: list[float], metric: str) 
         axes.axhline(30, color=_INK, linewidth=0.8, alpha=0.6)
         axes.annotate("30 dB", (0, 30), (2, 3), textcoords="offset points", color=_INK)
         axes.yaxis.set_major_formatter("{x:g} dB")
+    else:
+        axes.yaxis.set_major_formatter("{x:.0%}")
 
 
 def _plotted(axes: Any, places: list[float], heights: list[float], style: tuple[str, str]) -> None:

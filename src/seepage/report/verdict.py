@@ -119,10 +119,12 @@ def _shown(worst: Result, trials: int) -> str:
         else "an honest server, which only looks at what it receives,"
     )
     best = words.score(worst.metric, worst.best)
+    device = " ".join(words.client(worst.client))
     return (
         f"This is the worst case of {words.count(trials, 'trial')}: client "
         f"{words.expression(worst.client)}, attack {words.expression(worst.attack)}, "
-        f"{'best match' if worst.hits else 'closest answer'} {best}. The attacker is {server} "
+        f"{'best match' if worst.hits else 'closest answer'} {best}. What the client "
+        f"does: {device} The attacker is {server} "
         f"and was told {words.told(worst.tell)}. {words.CRITERIA.get(worst.kind, '')}"
     ).strip()
 
@@ -153,17 +155,19 @@ def _guess(worst: Result) -> str:
 
 def _others(found: Sequence[Result], worst: Result) -> str:
     groups = [group for group in _by_client(found) if group.worst.client != worst.client]
-    if not groups:
-        return ""
     hit = [group.worst for group in groups if group.worst.hits]
     spared = [group for group in groups if not group.worst.hits]
+    traced = [group for group in spared if level(group.worst).rank]
     parts = []
     if hit:
         shown = [f"{words.expression(r.client)}: {r.hits} of {r.n}" for r in hit[:3]]
-        rest = f" and {len(hit) - 3} more" if len(hit) > 3 else ""
-        parts.append(f"Other clients leak too ({'; '.join(shown)}{rest}).")
+        rest = f"; and {len(hit) - 3} more" if len(hit) > 3 else ""
+        parts.append(f"From other clients too examples were recovered ({'; '.join(shown)}{rest}).")
     if spared:
-        parts.append(f"Nothing was recovered by these attacks from {_clients(spared)}.")
+        parts.append(f"No example was recovered by these attacks from {_clients(spared)}.")
+    if traced:
+        left = _clients(traced) if len(traced) < len(spared) else "each of these"
+        parts.append(f"Still, more than by guessing was learned from {left}.")
     return " ".join(parts)
 
 

@@ -21,7 +21,7 @@
     }
     const all = client.value === "" && attack.value === "";
     clear.hidden = all;
-    status.textContent = all ? "Everything is shown." : `${shown} of ${items.length} entries are shown.`;
+    status.textContent = all ? `All ${items.length} entries below are shown.` : `${shown} of ${items.length} entries below are shown.`;
   };
   client.addEventListener("change", apply);
   attack.addEventListener("change", apply);
