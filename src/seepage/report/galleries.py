@@ -5,12 +5,10 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from torch import Tensor
-
-from seepage import files
 from seepage.errors import SeepageError
 from seepage.forms import Form, Images, form_from
-from seepage.report import pictures, words
+from seepage.report import artefacts, pictures, words
+from seepage.report.artefacts import Pair
 from seepage.report.pictures import Cell, Picture
 from seepage.report.results import KNOWN_RIGHT, Result, grouped
 
@@ -96,37 +94,21 @@ def cards(found: Sequence[Result], folder: Path) -> tuple[list[Card], int]:
 def _case(result: Result, trials: int, view: View) -> Case:
     try:
         form = form_from(result.row.get("form"), f"the row {result.key}")
-        truth, answer = _artefact(result, view.folder, form)
-    except (SeepageError, OSError, ValueError) as error:
+        path = artefacts.place(view.folder, result.row.get("artefact"))
+        found = artefacts.pairs(path, form, _wanted(result, view.pairs))
+    except SeepageError as error:
         return Case(result, trials, (), f"The examples cannot be shown: {error}")
+    examples = tuple(_example(result, form, pair, view.side) for pair in found)
+    return Case(result, trials, examples, "")
+
+
+def _wanted(result: Result, most: int) -> list[tuple[int, int | None]]:
+    """The examples to show, recovered and best first, each with the place of its candidate."""
     shown = result.row.get("shown")
-    places = shown if isinstance(shown, list) else list(range(len(answer)))
-    order = sorted(range(min(len(truth), result.n)), key=lambda i: _rank(result, i))
-    examples = []
-    for i in order[: view.pairs]:
-        place = places[i] if i < len(places) else None
-        inside = isinstance(place, int) and 0 <= place < len(answer)
-        given = answer[place] if inside else None
-        examples.append(_example(result, form, i, (truth[i], given), view.side))
-    return Case(result, trials, tuple(examples), "")
-
-
-def _artefact(result: Result, folder: Path, form: Form) -> tuple[Tensor, Tensor]:
-    named = result.row.get("artefact")
-    if not isinstance(named, str) or not named:
-        raise ValueError("the row names no artefact.")
-    path = (folder / named).resolve()
-    # A row is data: it must not make the report read files outside its store.
-    if not path.is_relative_to(folder.resolve()):
-        raise ValueError("the row names an artefact outside its store.")
-    tensors, _ = files.read(path)
-    if "truth/x" not in tensors:
-        raise ValueError("the artefact holds no originals.")
-    truth = tensors["truth/x"]
-    answer = tensors.get("answer/x", truth[:0])
-    if not pictures.fits(form, truth) or not pictures.fits(form, answer):
-        raise ValueError("the artefact does not have the shape that the row says.")
-    return truth, answer
+    places = shown if isinstance(shown, list) else list(range(result.n))
+    order = sorted(range(result.n), key=lambda i: _rank(result, i))[:most]
+    known = [places[i] if i < len(places) else None for i in order]
+    return [(i, at if type(at) is int else None) for i, at in zip(order, known, strict=True)]
 
 
 def _rank(result: Result, i: int) -> tuple[bool, float]:
@@ -135,10 +117,8 @@ def _rank(result: Result, i: int) -> tuple[bool, float]:
     return not _at(result.recovered, i), math.inf if math.isnan(value) else -value
 
 
-def _example(
-    result: Result, form: Form, i: int, pair: tuple[Tensor, Tensor | None], side: int
-) -> Example:
-    truth, answer = pair
+def _example(result: Result, form: Form, pair: Pair, side: int) -> Example:
+    i, truth, answer = pair.number, pair.truth, pair.answer
     image = isinstance(form, Images)
     value = result.values[i] if i < len(result.values) else math.nan
     residual = result.residual[i] if i < len(result.residual) else math.nan

@@ -3,7 +3,6 @@
 import base64
 import io
 import math
-from collections.abc import Sequence
 from dataclasses import dataclass
 
 import torch
@@ -68,11 +67,6 @@ def cells(form: Form, truth: Tensor, answer: Tensor | None) -> tuple[Cell, ...]:
     return _words(form, truth, answer) if isinstance(form, Tokens) else ()
 
 
-def fits(form: Form, x: Tensor) -> bool:
-    """Whether a tensor holds examples of this form."""
-    return tuple(x.shape[1:]) == form.shape
-
-
 def _columns(form: Table, truth: Tensor, answer: Tensor | None) -> tuple[Cell, ...]:
     shown = form.show(truth.nan_to_num(0))
     guessed = form.show(answer.nan_to_num(0)) if answer is not None else {}
@@ -112,8 +106,3 @@ def _spelled(form: Tokens, token: int) -> str:
     if token == form.pad:
         return "–"
     return form.words[token] if 0 <= token < len(form.words) else str(token)
-
-
-def share_right(parts: Sequence[Cell]) -> float:
-    """The share of parts that the answer has right."""
-    return sum(part.right for part in parts) / len(parts) if parts else 0.0

@@ -1,5 +1,6 @@
 """Rows read with care (they may come from an old, damaged or foreign store), and what they show."""
 
+import functools
 import json
 import math
 from collections import defaultdict
@@ -94,7 +95,7 @@ class Result:
         """Whether a guess without the update recovers as many."""
         return self.baseline is not None and self.baseline.recovered >= self.hits > 0
 
-    @property
+    @functools.cached_property
     def strength(self) -> tuple[float, int, int, float]:
         """What makes one result worse for privacy than another."""
         return self.share, self.hits, sum(self.identified), _low(self.best)
@@ -121,7 +122,7 @@ class Group:
 
     results: tuple[Result, ...]
 
-    @property
+    @functools.cached_property
     def worst(self) -> Result:
         return max(self.results, key=lambda result: result.strength)
 

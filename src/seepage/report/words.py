@@ -101,7 +101,7 @@ def knows(result: Result) -> str:
     """Whether the attacker took the client for what it is."""
     if result.adaptive:
         return "adaptive" if defended(result.client) else "knows the client"
-    return "naive"
+    return "naive" if part(result.client).name != "Given" else f"believes {result.believed}"
 
 
 def defended(client: str) -> bool:
