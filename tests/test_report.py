@@ -90,7 +90,7 @@ def test_json_holds_null_for_scores_that_are_missing(tmp_path: Path) -> None:
 def test_the_verdict_says_what_was_shown_and_under_which_assumptions(audited: Report) -> None:
     verdict = audited.verdict
     for part in (
-        "8 of 8 private images could be read back from one update.",
+        "All 8 private images could be read back from one update.",
         "attack BiasRatio()",
         "honest server",
         "told the number of examples",
@@ -99,7 +99,7 @@ def test_the_verdict_says_what_was_shown_and_under_which_assumptions(audited: Re
         "an attacker who knows what the client does recovers more",
         "2 of 26 trials failed",
         "What the client does: It computes one gradient of the loss over its whole batch.",
-        "No example was recovered by these attacks from Prune(inner=FedSGD(), ratio=0.99)",
+        "No example was recovered by these attacks from Prune(FedSGD(), ratio=0.99)",
         "No attacker was told the labels.",
     ):
         assert part.lower() in verdict.lower(), part
@@ -110,7 +110,9 @@ def test_the_verdict_names_what_was_not_tried(tmp_path: Path) -> None:
     rows = [made.row(client=prune, believed="FedSGD()")]
     verdict = Report(rows, tmp_path).verdict
     assert "No server that manipulates the model was tried." in verdict
-    assert f"Against {prune}, only attackers that ignore what the client does" in verdict
+    assert (
+        f"Against {words.label(prune)}, only attackers that ignore what the client does" in verdict
+    )
     assert "Only one attack was run." in verdict
     told = Report([made.row(tell=["n", "y"], malicious=True)], tmp_path).verdict
     assert "No server that manipulates" not in told
@@ -124,6 +126,23 @@ def test_nothing_recovered_is_said_of_these_attacks_only(tmp_path: Path) -> None
     assert report.verdict.startswith("None of 2 private images was recovered by these attacks.")
     assert "may be recovered by others" in report.verdict
     assert report.recovered == 0
+
+
+@pytest.mark.parametrize(
+    ("recovered", "says"),
+    [
+        ([True], "The private image could be read back from one update."),
+        ([False], "The private image was not recovered by these attacks."),
+        ([True, True, True], "All 3 private images could be read back from one update."),
+        ([True, False, True], "2 of 3 private images could be read back from one update."),
+        ([False, False], "None of 2 private images was recovered by these attacks."),
+    ],
+)
+def test_the_headline_counts_in_plain_words(
+    recovered: list[bool], says: str, tmp_path: Path
+) -> None:
+    row = made.row(recovered=recovered, n=len(recovered))
+    assert Report([row], tmp_path).verdict.startswith(says)
 
 
 def test_an_attack_that_only_matches_a_guess_shows_no_leak(tmp_path: Path) -> None:
@@ -201,6 +220,7 @@ def test_clients_are_explained_in_the_order_things_happen() -> None:
     steps = words.client("Noise(inner=Clip(inner=FedAvg(epochs=2), norm=1.0), std=0.1)")
     assert [step.split()[1] for step in steps] == ["trains", "shortens", "adds"]
     assert "2 times" in steps[0]
+    assert words.client("FedAvg(inner=FedSGD(mode='train'))")[0].startswith("It shares the stat")
     assert words.client("Prune(inner=FedSGD())")[1].startswith("It sets the 90 % smallest")
     assert words.client("Mystery(inner=FedSGD(), power=3)")[1].endswith("Mystery with power = 3.")
     assert words.client("no (expression") == ["It then applies no (expression."]
@@ -307,6 +327,16 @@ def test_an_artefact_that_cannot_be_used_is_told_and_no_more(
     assert "<img" not in page
 
 
+def test_a_damaged_artefact_is_told(tmp_path: Path) -> None:
+    truth = made.photos(2)
+    row = made.trial(tmp_path, made.PHOTOS, truth, truth)
+    path = tmp_path / str(row["artefact"])
+    whole = path.read_bytes()
+    for damaged in (b"", whole[:-40_000], b"\xff" * 200):
+        path.write_bytes(damaged)
+        assert "the artefact is damaged" in html([row], tmp_path)
+
+
 def test_unmatched_truths_have_no_answer(tmp_path: Path) -> None:
     truth = made.photos(2)
     row = made.trial(tmp_path, made.PHOTOS, truth, truth)
@@ -339,6 +369,8 @@ def test_images_of_any_channels_and_values_become_pictures(
         {"tell": "n", "identified": 7, "shown": {}},
         {"client": None, "attack": 5, "believed": ["x"]},
         {"scores": {"psnr": [1e400, True]}, "seconds": "long"},
+        {"n": 10**12, "artefact": "artefacts/a.safetensors"},
+        {"n": -3, "parameters": -1, "malicious": "yes"},
     ],
 )
 def test_damaged_rows_are_reported_as_far_as_they_go(

@@ -65,7 +65,7 @@ def test_the_filter_shows_what_was_asked_for(opened: "playwright.Page") -> None:
     assert cards.locator("visible=true").count() == 1
     assert opened.locator("article[data-client] h3:visible").inner_text().startswith("BiasRatio()")
     assert "entries below are shown" in opened.inner_text("#filter-status")
-    opened.select_option("#filter-client", label="Prune(inner=FedSGD())")
+    opened.select_option("#filter-client", label="Prune(FedSGD())")
     assert cards.locator("visible=true").count() == 0
     assert opened.locator("[data-empty]:visible").count() == 3
     opened.click("#filter-clear")

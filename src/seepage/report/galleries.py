@@ -15,6 +15,8 @@ from seepage.report.results import KNOWN_RIGHT, Result, grouped
 CARDS, CASES = 24, 3
 FULL, PAIRS, FEWER = 4, 8, 4
 """The first cards show more examples than the rest."""
+STORED = 64
+"""An artefact holds no more examples than this."""
 
 
 @dataclass(frozen=True)
@@ -105,8 +107,8 @@ def _case(result: Result, trials: int, view: View) -> Case:
 def _wanted(result: Result, most: int) -> list[tuple[int, int | None]]:
     """The examples to show, recovered and best first, each with the place of its candidate."""
     shown = result.row.get("shown")
-    places = shown if isinstance(shown, list) else list(range(result.n))
-    order = sorted(range(result.n), key=lambda i: _rank(result, i))[:most]
+    places = shown if isinstance(shown, list) else list(range(STORED))
+    order = sorted(range(min(result.n, STORED)), key=lambda i: _rank(result, i))[:most]
     known = [places[i] if i < len(places) else None for i in order]
     return [(i, at if type(at) is int else None) for i, at in zip(order, known, strict=True)]
 

@@ -153,7 +153,7 @@ def _code(text: str) -> "Markup":
     """An expression, escaped, that breaks where a reader expects it."""
     from markupsafe import Markup, escape
 
-    pieces = re.split(r"(?<=[(,])(?![) ])", text)
+    pieces = re.split(r"(?<=[(,])(?![) ])", words.label(text))
     return Markup("<code>{}</code>").format(Markup("<wbr>").join(map(escape, pieces)))
 
 

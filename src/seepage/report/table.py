@@ -50,8 +50,8 @@ def _cells(worst: Result) -> tuple[str, ...]:
     guess = worst.baseline
     server = "malicious, " if worst.malicious else ""
     return (
-        worst.client,
-        worst.attack,
+        words.label(worst.client),
+        words.label(worst.attack),
         words.told(worst.tell),
         server + words.knows(worst),
         f"{worst.hits} of {worst.n}",

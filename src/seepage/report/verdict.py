@@ -61,12 +61,17 @@ def headline(found: Sequence[Result]) -> str:
     if not found:
         return "Nothing was measured: no trial finished."
     worst = Group(tuple(found)).worst
-    what = words.count(worst.n, f"private {words.noun(worst.kind)}")
+    what = f"private {words.noun(worst.kind)}"
+    several = words.count(worst.n, what)
+    some = f"{worst.hits} of {several}" if worst.share < 1 else f"All {several}"
+    who = some if worst.n > 1 else f"The {what}"
     if worst.guessed:
-        return f"{worst.hits} of {what} were matched, and a guess without the update does as well."
+        return f"{who} could be matched, and a guess without the update does as well."
     if worst.hits:
-        return f"{worst.hits} of {what} could be read back from one update."
-    return f"None of {what} was recovered by these attacks."
+        return f"{who} could be read back from one update."
+    if worst.n > 1:
+        return f"None of {several} was recovered by these attacks."
+    return f"{who} was not recovered by these attacks."
 
 
 def paragraphs(found: Sequence[Result], failed: Sequence[Failure]) -> list[str]:
@@ -87,7 +92,7 @@ def paragraphs(found: Sequence[Result], failed: Sequence[Failure]) -> list[str]:
 def text(found: Sequence[Result], failed: Sequence[Failure]) -> str:
     """The verdict as one text."""
     limits = " ".join(untried(found))
-    parts = [*paragraphs(found, failed), *([f"Not tried: {limits}"] if found else []), LIMIT]
+    parts = [*paragraphs(found, failed), *([f"Not tried: {limits}", LIMIT] if found else [])]
     return "\n\n".join(words.plain(part) for part in (headline(found), *parts))
 
 
@@ -122,7 +127,7 @@ def _shown(worst: Result, trials: int) -> str:
     device = " ".join(words.client(worst.client))
     return (
         f"This is the worst case of {words.count(trials, 'trial')}: client "
-        f"{words.expression(worst.client)}, attack {words.expression(worst.attack)}, "
+        f"{words.expression(worst.client, 400)}, attack {words.expression(worst.attack, 400)}, "
         f"{'best match' if worst.hits else 'closest answer'} {best}. What the client "
         f"does: {device} The attacker is {server} "
         f"and was told {words.told(worst.tell)}. {words.CRITERIA.get(worst.kind, '')}"
@@ -132,10 +137,11 @@ def _shown(worst: Result, trials: int) -> str:
 def _certain(worst: Result) -> str:
     if not worst.certain:
         return ""
-    every = "each of them" if worst.certain == worst.hits else f"{worst.certain} of them"
+    sure = words.count(worst.certain, "answer")
+    which = {worst.n: "every answer", 1: "one answer"}.get(worst.certain, f"each of {sure}")
     return (
-        f"The attacker knows that {every} is right, without seeing the originals: the answer "
-        "explains the update to better than one part in a thousand."
+        f"The attacker knows that {'the answer' if worst.n == 1 else which} is right, without "
+        "seeing the original: it explains the update to better than one part in a thousand."
     )
 
 

@@ -77,9 +77,20 @@ def small(number: float) -> str:
     return f"{digits}e{int(power)}"
 
 
-def expression(text: str) -> str:
+def label(text: str) -> str:
+    """An expression as one types it: what a wrapper wraps needs no name.
+
+    >>> label("Prune(inner=FedSGD(), ratio=0.5)")
+    'Prune(FedSGD(), ratio=0.5)'
+    """
+    return text.replace("(inner=", "(")
+
+
+def expression(text: str, longest: int = 80) -> str:
     """An expression inside a sentence, marked so that a page can set it apart."""
-    return f"{_OPEN}{plain(text)}{_CLOSE}"
+    shown = label(plain(text))
+    cut = shown if len(shown) <= longest else shown[: longest - 1] + "…"
+    return f"{_OPEN}{cut}{_CLOSE}"
 
 
 def plain(sentence: str) -> str:
@@ -112,7 +123,17 @@ def defended(client: str) -> bool:
 
 def client(text: str) -> list[str]:
     """What the client does, step by step in the order it happens."""
-    return [_layer(layer) for layer in reversed(list(part(text).layers()))]
+    inside_out = list(reversed(list(part(text).layers())))
+    local = any(layer.name == "FedAvg" for layer in inside_out)
+    steps = [_local(layer) if local else _layer(layer) for layer in inside_out]
+    return [step for step in steps if step]
+
+
+def _local(layer: Part) -> str:
+    """A step of a client that trains locally, where one gradient is no step of its own."""
+    if layer.name != "FedSGD":
+        return _layer(layer)
+    return _STATISTICS if "mode" in dict(layer.settings) else ""
 
 
 def attack(text: str) -> str:
@@ -132,9 +153,12 @@ def _layer(layer: Part) -> str:
     return f"It then applies {layer.name}" + (f" with {with_what}." if with_what else ".")
 
 
+_STATISTICS = "It shares the statistics of its normalisation layers too."
+
+
 def _fedsgd(s: Settings) -> str:
-    shared = " It shares the statistics of normalisation layers too." if "mode" in s else ""
-    return "It computes one gradient of the loss over its whole batch." + shared
+    shared = f" {_STATISTICS}" if "mode" in s else ""
+    return f"It computes one gradient of the loss over its whole batch.{shared}"
 
 
 def _fedavg(s: Settings) -> str:
