@@ -27,7 +27,7 @@ from seepage.attacks import (
     Told,
     Uniform,
 )
-from seepage.attacks.matching.objectives import Objective, layer_weights
+from seepage.attacks.matching.objectives import Objective, Sides, layer_weights
 from seepage.attacks.matching.priors import Prior
 from seepage.attacks.matching.problem import Problem, problem_of, shell_of
 from seepage.attacks.units import units_of
@@ -145,7 +145,8 @@ def test_objectives_against_autograd(objective: Objective) -> None:
             (a - b).square().sum() + objective.alpha * w * (a - b).abs().sum() for a, b, w in pairs
         )
     slopes = torch.autograd.grad(wanted, given)
-    misfit, closed = objective([t.detach() for t in given], observed, weights)
+    room = [torch.empty_like(t) for t in observed]
+    misfit, closed = objective(Sides([t.detach() for t in given], observed, weights, room))
     torch.testing.assert_close(misfit, wanted.detach(), rtol=1e-10, atol=1e-10)
     for one, other in zip(closed, slopes, strict=True):
         torch.testing.assert_close(one, other, rtol=1e-10, atol=1e-10)
@@ -156,7 +157,7 @@ def test_cosine_keeps_its_digits_where_the_plain_form_is_noise() -> None:
     g = torch.randn(10000, generator=rng)
     near = g + 1e-4 * torch.randn(10000, generator=rng)
     exact = 1 - torch.nn.functional.cosine_similarity(g.double(), near.double(), dim=0)
-    misfit, _ = Cosine()([near], [g], [1.0])
+    misfit, _ = Cosine()(Sides.of([near], [g]))
     assert float(misfit) == pytest.approx(float(exact), rel=0.05)
 
 

@@ -1,11 +1,11 @@
 """How far a simulated update is from the observed one, and the derivative in closed form.
 
-Each objective maps (simulated, observed, weights) to D and v = dD/dG, tensor by tensor, so that no
-graph is built of it.
+Each objective maps `Sides` to D and v = dD/dG, tensor by tensor, so that no graph is built of it.
 """
 
 import fnmatch
 from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 from typing import Literal, Protocol
 
 import torch
@@ -20,6 +20,31 @@ Misfit = tuple[Tensor, list[Tensor]]
 _FLOOR = 1e-20
 
 
+@dataclass(frozen=True, eq=False)
+class Sides:
+    """The simulated and the observed update, each tensor's weight, and room for the derivative.
+
+    The room is written over at every call: fresh memory of a network's size costs more than the
+    arithmetic on it.
+    """
+
+    given: Sequence[Tensor]
+    observed: Sequence[Tensor]
+    weights: Sequence[float]
+    room: Sequence[Tensor]
+
+    @classmethod
+    def of(cls, given: Sequence[Tensor], observed: Sequence[Tensor]) -> "Sides":
+        """Both sides, all weights one."""
+        return cls(given, observed, [1.0] * len(given), [torch.empty_like(g) for g in observed])
+
+    @property
+    def rests(self) -> list[Tensor]:
+        """G - g, in the room."""
+        triples = zip(self.given, self.observed, self.room, strict=True)
+        return [torch.sub(G, g, out=v) for G, g, v in triples]
+
+
 class Objective(Protocol):
     """D and dD/dG; `task` adds that multiple of the model's own risk to what is minimised."""
 
@@ -29,9 +54,7 @@ class Objective(Protocol):
     @property
     def task(self) -> float: ...
 
-    def __call__(
-        self, given: Sequence[Tensor], observed: Sequence[Tensor], weights: Sequence[float]
-    ) -> Misfit: ...
+    def __call__(self, sides: "Sides") -> Misfit: ...
 
 
 def layer_weights(weights: Weights, names: Sequence[str]) -> list[float]:
@@ -59,7 +82,7 @@ class L2:
 
     Zhu et al. 2019, arXiv 1906.08935.
 
-    >>> L2()([torch.tensor([2.0])], [torch.tensor([1.0])], [1.0])
+    >>> L2()(Sides.of([torch.tensor([2.0])], [torch.tensor([1.0])]))
     (tensor(1.), [tensor([2.])])
     """
 
@@ -70,23 +93,22 @@ class L2:
     def __post_init__(self) -> None:
         _check("L2", self.weights, self.task)
 
-    def __call__(
-        self, given: Sequence[Tensor], observed: Sequence[Tensor], weights: Sequence[float]
-    ) -> Misfit:
-        rests = [G - g for G, g in zip(given, observed, strict=True)]
-        parts = [w * _square(r) for w, r in zip(weights, rests, strict=True)]
-        slopes = [r.mul_(2 * self.scale * w) for w, r in zip(weights, rests, strict=True)]
+    def __call__(self, sides: Sides) -> Misfit:
+        rests = sides.rests
+        parts = [w * _dot(r, r) for w, r in zip(sides.weights, rests, strict=True)]
+        slopes = [r.mul_(2 * self.scale * w) for w, r in zip(sides.weights, rests, strict=True)]
         return self.scale * torch.stack(parts).sum(), slopes
 
 
 @value
 class Cosine:
-    """D = 1 - cos(G, g), blind to scale: v_l = w_l (e_l - D G_l/||G||) / ||G||.
+    """D = 1 - cos(G, g), blind to scale: v_l = w_l (cos G_l/||G|| - g_l/||g||) / ||G||.
 
-    Written as D = ||e||^2 / 2 with e = G/||G|| - g/||g||, which keeps its digits where 1 - cos
-    in single precision is noise (below 1e-6). Geiping et al. 2020, arXiv 2003.14053.
+    Where the two are near, D = sin^2 / (1 + cos) with sin = ||G|| ||v||, which keeps its digits
+    where 1 - cos in single precision is noise (below 1e-6). Geiping et al. 2020, arXiv 2003.14053.
 
-    >>> misfit, _ = Cosine()([torch.tensor([1.0, 0.0])], [torch.tensor([1.0, 1.0])], [1.0])
+    >>> sides = Sides.of([torch.tensor([1.0, 0.0])], [torch.tensor([1.0, 1.0])])
+    >>> misfit, _ = Cosine()(sides)
     >>> round(float(misfit), 4)
     0.2929
     """
@@ -97,22 +119,19 @@ class Cosine:
     def __post_init__(self) -> None:
         _check("Cosine", self.weights, self.task)
 
-    def __call__(
-        self, given: Sequence[Tensor], observed: Sequence[Tensor], weights: Sequence[float]
-    ) -> Misfit:
+    def __call__(self, sides: Sides) -> Misfit:
+        weights, given, observed = sides.weights, sides.given, sides.observed
         length, goal = _length(given, weights), _length(observed, weights)
-        ends = [
-            torch.add(g * (-1 / goal), G * (1 / length))
-            for G, g in zip(given, observed, strict=True)
-        ]
-        parts = [w * _square(e) for w, e in zip(weights, ends, strict=True)]
-        misfit = torch.stack(parts).sum() / 2
-        back = -misfit / length
+        pairs = zip(weights, given, observed, strict=True)
+        cosine = torch.stack([w * _dot(G, g) for w, G, g in pairs]).sum() / (length * goal)
+        pull, push = cosine / length**2, -1 / (length * goal)
         slopes = [
-            e.addcmul_(G, back).mul_(w / length)
-            for w, e, G in zip(weights, ends, given, strict=True)
+            torch.mul(G, w * pull, out=v).addcmul_(g, w * push)
+            for w, G, g, v in zip(weights, given, observed, sides.room, strict=True)
         ]
-        return misfit, slopes
+        squares = [_dot(v, v) / (w or 1) for w, v in zip(weights, slopes, strict=True)]
+        sine = length**2 * torch.stack(squares).sum()
+        return torch.where(cosine > 0, sine / (1 + cosine), 1 - cosine), slopes
 
 
 @value
@@ -130,21 +149,20 @@ class TAG:
     def __post_init__(self) -> None:
         _check("TAG", self.weights, self.task)
 
-    def __call__(
-        self, given: Sequence[Tensor], observed: Sequence[Tensor], weights: Sequence[float]
-    ) -> Misfit:
-        rests = [G - g for G, g in zip(given, observed, strict=True)]
-        scaled = [self.alpha * w for w in weights]
-        parts = [_square(r) + a * r.abs().sum() for a, r in zip(scaled, rests, strict=True)]
-        slopes = [2 * r + a * r.sign() for a, r in zip(scaled, rests, strict=True)]
+    def __call__(self, sides: Sides) -> Misfit:
+        rests, scaled = sides.rests, [self.alpha * w for w in sides.weights]
+        parts = [_dot(r, r) + a * r.abs().sum() for a, r in zip(scaled, rests, strict=True)]
+        slopes = [
+            torch.add(r.sign().mul_(a), r, alpha=2, out=r)
+            for a, r in zip(scaled, rests, strict=True)
+        ]
         return torch.stack(parts).sum(), slopes
 
 
-def _square(t: Tensor) -> Tensor:
-    entries = t.reshape(-1)
-    return torch.dot(entries, entries)
+def _dot(left: Tensor, right: Tensor) -> Tensor:
+    return torch.dot(left.reshape(-1), right.reshape(-1))
 
 
 def _length(tensors: Sequence[Tensor], weights: Sequence[float]) -> Tensor:
-    squares = [w * _square(t) for w, t in zip(weights, tensors, strict=True)]
+    squares = [w * _dot(t, t) for w, t in zip(weights, tensors, strict=True)]
     return torch.stack(squares).sum().sqrt().clamp(min=_FLOOR)
