@@ -16,7 +16,7 @@ import torch
 from torch import Tensor, nn
 
 from seepage import zoo
-from seepage.attacks import Cosine, Invert, Told
+from seepage.attacks import Invert, Told
 from seepage.attacks.matching.problem import Problem
 from seepage.clients import FedSGD
 from seepage.core import Batch, Model, observe, stream
@@ -45,7 +45,7 @@ NETWORKS: dict[str, Callable[[], nn.Module]] = {
     "convnet32": lambda: zoo.convnet(32, seed=0),
     "resnet18": lambda: zoo.resnet18(seed=0),
     "vit": lambda: zoo.vit(seed=0),
-    "bert": lambda: Bert(),
+    "bert": Bert,
     "mlp": lambda: zoo.mlp(3072, 1024, 1024, 10, seed=0),
 }
 GOALS = {"convnet32": 2.5, "resnet18": 3.0, "vit": 2.9, "bert": 2.9, "mlp": 4.2}
@@ -58,7 +58,8 @@ def main() -> None:
     for row in rows:
         print(json.dumps(row))
     print(
-        f"{'network':12s} {'step/training':>14s} {'goal':>5s} {'plain/step':>11s} {'.backward()/step':>17s}"
+        f"{'network':12s} {'step/training':>14s} {'goal':>5s} "
+        f"{'plain/step':>11s} {'.backward()/step':>17s}"
     )
     for row in rows:
         print(

@@ -35,6 +35,7 @@ def imported(path: Path) -> set[str]:
             assert node.level == 0, f"{path}: write imports in full"
             at_top = node.module == "seepage"
             modules |= {f"seepage.{a.name}" for a in node.names} if at_top else {str(node.module)}
+    modules.discard("seepage.__version__")
     return {name.split(".")[1] for name in modules if name.startswith("seepage.")}
 
 
