@@ -125,6 +125,16 @@ def test_one_row_gives_the_example_and_says_that_nothing_certifies_it() -> None:
     assert "nothing certifies it" in found.note
 
 
+def test_an_untold_number_of_one_for_losses_whose_labels_cannot_be_tried() -> None:
+    sample = zoo.digits(1, seed=2).signed()
+    model = sample.model(zoo.mlp(64, 16, 1, activation="tanh", seed=2), zoo.logistic_loss)
+    seen = observe(model, sample.batch, FedSGD(), stream(0, "client"), tell=())
+    found = BiasRatio()(seen, stream(0, "attack"))
+    torch.testing.assert_close(found.x, sample.x, atol=1e-6, rtol=0)
+    assert float(found.residual) < 1e-6
+    assert found.y is None
+
+
 @pytest.mark.parametrize(
     "client",
     [
@@ -331,6 +341,24 @@ def test_whatever_is_certified_is_right(n: int, classes: int) -> None:
         assert int(ok.sum()) <= int((psnr > 60).sum())
         certified += int(ok.sum())
     assert certified >= 4
+
+
+@pytest.mark.parametrize(
+    "client",
+    [
+        FedAvg(lr=0.1),
+        FedAvg(lr=0.1, weight_decay=0.01),
+        SecureSum(FedSGD(), 2),
+        Clip(FedSGD(), 0.01),
+        Prune(FedSGD(), 0.3),
+    ],
+)
+def test_examples_alone_in_rows_survive_what_keeps_ratios(client: Client) -> None:
+    for seed in (0, 1):
+        sample = zoo.digits(4, seed=seed)
+        found, psnr = attacked(sample, zoo.mlp(64, 256, 10, seed=seed), client=client)
+        assert int(found.note.split(" ")[0]) >= 2
+        assert int((psnr > 100).sum()) >= int(found.note.split(" ")[0])
 
 
 def test_smooth_activations_mix_every_row() -> None:

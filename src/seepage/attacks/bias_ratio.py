@@ -8,7 +8,7 @@ from torch import Generator, Tensor
 
 from seepage.attacks import first_layer, layer_rows, softmax_head
 from seepage.attacks.first_layer import Layer
-from seepage.attacks.layer_rows import ALIKE, Rows, common, shaped, spread
+from seepage.attacks.layer_rows import ALIKE, Fit, Rows, alone, common, shaped, spread
 from seepage.checks import at_least
 from seepage.clients import FedAvg
 from seepage.core import Client, Observation, Reconstruction
@@ -62,7 +62,8 @@ class BiasRatio:
             return Reconstruction.nothing(seen, refusal)
         mine = _undecayed(seen, layer)
         entropy = first_layer.is_cross_entropy(seen.model, rng)
-        rows = Rows(seen, layer, mine[layer.weight], mine[layer.bias], entropy, rng)
+        pull = seen.update[layer.bias] - mine[layer.bias]
+        rows = Rows(seen, layer, mine[layer.weight], mine[layer.bias], entropy, rng, pull)
         if rows.single:
             return _one(rows)
         if entropy and first_layer.is_whole(seen.model, layer, rng):
@@ -149,18 +150,19 @@ def _one(rows: Rows) -> Reconstruction:
 
 def _explained(rows: Rows, x: Tensor) -> tuple[float, int | None]:
     """How far the update is from one of this example alone, with its best label."""
-    apart, label = layer_rows.alone(rows, rows.live, x)
-    if rows.seen.n == 1 and label is not None:
-        return layer_rows.simulated(rows, x, label), label
-    return apart, label
+    if rows.seen.n is None:
+        fit = alone(rows, rows.live, x, rows.factor if rows.entropy else None)
+        return fit.gap, fit.label
+    label = alone(rows, rows.live, x, None).label
+    return (math.nan if label is None else layer_rows.simulated(rows, x, label)), label
 
 
 def _many(rows: Rows) -> Reconstruction:
     """Every live row is a candidate; rows that agree are one, and can be tested."""
     groups = layer_rows.groups(rows)[:_MOST]
     x = torch.stack([common(rows, group) for group in groups])
-    tested = [layer_rows.alone(rows, *pair) for pair in zip(groups, x, strict=True)]
-    residual = x.new_tensor([found for found, _ in tested])
+    tested = _tested(rows, groups, x)
+    residual = x.new_tensor([fit.gap for fit in tested])
     size = torch.tensor([len(group) for group in groups], device=x.device)
     # One row is one number, which one of many rows fits with one of many labels by luck, and
     # with one of many n too where that was not told.
@@ -169,7 +171,9 @@ def _many(rows: Rows) -> Reconstruction:
     certified = residual < torch.where(size > 1, ALIKE, min(lucky, ALIKE))
     residual = torch.where((size > 1) | certified, residual, torch.nan)
     order = residual.nan_to_num(torch.inf).argsort(stable=True)
-    labels = torch.tensor([-1 if y is None else y for _, y in tested], device=x.device)[order]
+    labels = torch.tensor(
+        [-1 if fit.label is None else fit.label for fit in tested], device=x.device
+    )[order]
     residual = residual[order]
     note = _certified(int(certified.sum()), rows.seen.n) or (
         f"not recovered: no row of {rows.layer.title} is shown to hold one example alone"
@@ -177,6 +181,19 @@ def _many(rows: Rows) -> Reconstruction:
     trace = {"layer": rows.layer.name, "live rows": len(rows.live), "rows": size[order].tolist()}
     y = labels if bool((labels >= 0).all()) else None
     return _answer(rows, x[order], y, residual, note, trace)
+
+
+def _tested(rows: Rows, groups: list[Tensor], x: Tensor) -> list[Fit]:
+    """Each candidate simulated alone; where the believed client's factor explains none, with the
+    factor on which several agree."""
+    pairs = list(zip(groups, x, strict=True))
+    factor = rows.factor if rows.entropy else None
+    fits = [alone(rows, *pair, factor) for pair in pairs]
+    several = [pair for pair in pairs if len(pair[0]) > 1]
+    if rows.seen.n is None or any(fit.gap < ALIKE for fit in fits[: len(several)]):
+        return fits
+    agreed = layer_rows.shared_scale([alone(rows, *pair, None) for pair in several])
+    return fits if agreed is None else [alone(rows, *pair, agreed) for pair in pairs]
 
 
 def _certified(number: int, n: int | None) -> str:

@@ -30,6 +30,8 @@ class Rows:
     entropy: bool
     """Whether the loss is the cross-entropy of the network's output."""
     rng: Generator
+    pull: Tensor
+    """What weight decay adds to the bias's update: it was subtracted from `bias`."""
 
     @functools.cached_property
     def live(self) -> Tensor:
@@ -53,6 +55,7 @@ class Rows:
         batch = Batch(x.expand(n, *x.shape[1:]), torch.zeros(n, dtype=torch.long, device=x.device))
         clients = (FedSGD(), noiseless(self.seen.client))
         plain, shared = (client(model, batch, self.rng)[self.layer.bias] for client in clients)
+        shared = shared - self.pull
         return float((plain @ shared) / plain.square().sum().clamp_min(1e-30))
 
 
@@ -92,29 +95,49 @@ def groups(rows: Rows) -> list[Tensor]:
     return sorted(found, key=len, reverse=True)
 
 
-def alone(rows: Rows, index: Tensor, x: Tensor) -> tuple[float, int | None]:
+@dataclass(frozen=True)
+class Fit:
+    """How well one example alone explains some rows."""
+
+    gap: float = math.nan
+    """|gb - its slopes| / |gb| over the rows; NaN where labels cannot be enumerated."""
+    label: int | None = None
+    scale: float = math.nan
+    """What its slopes were multiplied by, times n: what the client makes of a gradient."""
+
+
+def alone(rows: Rows, index: Tensor, x: Tensor, factor: float | None) -> Fit:
     """How far the example's own slopes are from these rows' bias gradients, for its best label.
 
-    Alone in a row it moves the bias by an n-th of what the believed client would share of it.
-    Where one example was told of, only the direction counts: a clip does not matter. NaN where
-    labels cannot be enumerated.
+    Alone in a row it moves the bias by an n-th of its slope times the client's factor; without
+    a factor only the direction counts.
     """
     if not rows.entropy:
-        return math.nan, None
+        return Fit()
     observed = rows.bias[index].double()
     logits, jacobian = first_layer.slopes(rows.seen.model, rows.layer, shaped(rows, x[None])[0])
     jacobian = jacobian[:, index].double()
     slope = logits.double().softmax(0) @ jacobian - jacobian
-    if rows.seen.n == 1:
+    if factor is None:
         fits = (slope @ observed) / slope.square().sum(1).clamp_min(1e-300)
     else:
-        fits = rows.factor / _count(rows, slope, observed)
+        fits = factor / _count(rows, slope, observed, factor)
     gap = (observed - fits.clamp_min(0)[:, None] * slope).norm(dim=1) / observed.norm()
     if rows.seen.y is not None:
         told = torch.zeros_like(gap, dtype=torch.bool).index_fill(0, rows.seen.y.long(), True)
         gap = gap.where(told, torch.inf)
     label = int(gap.argmin())
-    return float(gap[label]), label
+    return Fit(float(gap[label]), label, float(fits[label]) * (rows.seen.n or 1))
+
+
+def shared_scale(fits: list[Fit]) -> float | None:
+    """The client's factor on which most of several examples agree, two at least.
+
+    An attacker who does not know of a clip finds it so; mixtures agree on nothing.
+    """
+    scales = [fit.scale for fit in fits if fit.gap < ALIKE and fit.scale > 0]
+    votes = [sum(abs(other / scale - 1) < ALIKE for other in scales) for scale in scales]
+    return scales[votes.index(max(votes))] if max(votes, default=0) > 1 else None
 
 
 def simulated(rows: Rows, x: Tensor, label: int) -> float:
@@ -134,9 +157,9 @@ def simulated(rows: Rows, x: Tensor, label: int) -> float:
     return float((real - factor.clamp_min(0) * mine).norm() / real.norm())
 
 
-def _count(rows: Rows, slope: Tensor, observed: Tensor) -> Tensor:
+def _count(rows: Rows, slope: Tensor, observed: Tensor, factor: float) -> Tensor:
     """n where it was told, or for each label the whole number that fits best."""
     if rows.seen.n is not None:
         return torch.full_like(slope[:, 0], rows.seen.n)
-    fitting = rows.factor * slope.square().sum(1) / (slope @ observed).clamp_min(1e-300)
+    fitting = factor * slope.square().sum(1) / (slope @ observed).clamp_min(1e-300)
     return fitting.round().clamp(1, 1e6)
