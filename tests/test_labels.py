@@ -63,7 +63,7 @@ def test_the_identity_is_exact_with_the_true_prediction() -> None:
         gradient = labels.head_of(seen).bias_gradient
         found = labels.rounded(32 * (labels.mean_prediction(seen, x) - gradient), 32)
         assert torch.equal(found, y.sort().values)
-        assert labels.certainty(seen, 32, x, stream(0, "a")) < 1e-4
+        assert labels.certainty(32 * (labels.mean_prediction(seen, x) - gradient)) < 1e-4
 
 
 def test_duplicates_defeat_yin_and_not_counts() -> None:

@@ -29,8 +29,7 @@ from seepage.attacks import (
 )
 from seepage.attacks.matching.objectives import Objective, Sides, layer_weights
 from seepage.attacks.matching.priors import Prior
-from seepage.attacks.matching.problem import Problem, problem_of, shell_of
-from seepage.attacks.units import units_of
+from seepage.attacks.matching.problem import Problem
 from seepage.clients import FedAvg, FedSGD, Given, Only, SecureSum
 from seepage.core import Batch, Client, Model, Observation, Reconstruction, observe, stream
 from seepage.defenses import Clip, Noise, Prune
@@ -72,12 +71,11 @@ def psnr(x: Tensor, truth: Tensor) -> float:
 
 
 def posed(
-    model: Model, seen: Observation, objective: Objective, y: Tensor, priors: tuple[Prior, ...] = ()
+    seen: Observation, objective: Objective, priors: tuple[Prior, ...]
 ) -> tuple[Problem, Tensor]:
-    units = units_of(model.form, next(iter(model.params.values())))
-    shell = shell_of(seen, objective, priors, units, stream(0, "attack"))
-    u = units.u(secret(2, seed=9, dtype=units.center.dtype).x)
-    return problem_of(seen, dataclasses.replace(shell, y=y), [u]), u
+    start = StartFrom(secret(2, seed=9, dtype=torch.float64).x)
+    search = Invert(objective, priors, Told(), start).begin(seen, stream(0, "attack"))
+    return search.problem, search.leaves[0]
 
 
 CLIENTS = [
@@ -104,8 +102,8 @@ def test_a_step_is_the_derivative_of_the_misfit(client: Client) -> None:
         buffers={k: v.double() if v.is_floating_point() else v for k, v in model.buffers.items()},
     )
     batch = secret(2, dtype=torch.float64)
-    seen = observe(model, batch, client, stream(0, "client"))
-    problem, u = posed(model, seen, Cosine(task=0.1), batch.y, (TV(0.1), L2Prior(0.2)))
+    seen = observe(model, batch, client, stream(0, "client"), tell=("n", "y"))
+    problem, u = posed(seen, Cosine(task=0.1), (TV(0.1), L2Prior(0.2)))
     slope = problem.slope([u])
     direction = torch.randn(u.shape, generator=stream(3, "direction"), dtype=torch.float64)
     step = 1e-6

@@ -216,14 +216,42 @@ def rounded(expected: Tensor, n: int) -> Tensor:
     return torch.arange(len(counts), device=counts.device).repeat_interleave(counts.long())
 
 
-def certainty(seen: Observation, n: int, x: Tensor, rng: Generator) -> float:
-    """How far n (p - gb) is from whole numbers, with p from candidates: 0 is sure, 0.25 is chance.
-
-    A check that needs no truth.
-    """
-    gradient = bias_gradient(seen, head_of(seen), rng)
-    expected = n * (mean_prediction(seen, x) - gradient)
+def certainty(expected: Tensor) -> float:
+    """How far expected counts are from whole numbers: 0 is sure, 0.25 is chance. Needs no truth."""
     return float((expected - expected.round()).abs().mean())
+
+
+def recounted(seen: Observation, x: Tensor, y: Tensor) -> Tensor:
+    """The labels y, corrected by k_c = n (p_c - gb_c) with p from the candidates themselves.
+
+    Only where that comes out nearer to whole numbers than with the p of an untrained network.
+    Candidates keep their labels as far as the counts allow.
+    """
+    head, n = head_of(seen), len(y)
+    if head.bias_gradient is None:
+        return y
+    with torch.no_grad():
+        each = seen.model.predict(x).softmax(-1)
+    expected = n * (each.mean(0) - head.bias_gradient)
+    plain = n * (1 / head.classes - head.bias_gradient)
+    if certainty(expected) >= min(certainty(plain), 0.15):
+        return y
+    return _kept(y, rounded(expected, n), each)
+
+
+def _kept(y: Tensor, wanted: Tensor, each: Tensor) -> Tensor:
+    """The wanted labels in an order that keeps as many of y in place as can be."""
+    left = torch.bincount(wanted, minlength=each.shape[1])
+    found = y.clone()
+    spare = []
+    for place in each.gather(1, y[:, None])[:, 0].argsort(descending=True).tolist():
+        if left[y[place]] > 0:
+            left[y[place]] -= 1
+        else:
+            spare.append(place)
+    rest = torch.arange(len(left), device=y.device).repeat_interleave(left)
+    found[spare] = rest
+    return found
 
 
 def overlap(found: Tensor, truth: Tensor) -> float:

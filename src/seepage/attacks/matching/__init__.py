@@ -1,22 +1,31 @@
 """Gradient matching as small values: objective x prior x optimiser x labels x schedule."""
 
+from seepage.attacks.matching.finisher import LM
+from seepage.attacks.matching.generators import DeepImage, Learned
+from seepage.attacks.matching.group import Group
 from seepage.attacks.matching.invert import Invert
 from seepage.attacks.matching.objectives import L2, TAG, Cosine
 from seepage.attacks.matching.optimisers import LBFGS, Adam
-from seepage.attacks.matching.priors import TV, L2Prior
+from seepage.attacks.matching.priors import TV, BatchStats, Features, L2Prior
 from seepage.attacks.matching.restarts import Restarts
 from seepage.attacks.matching.starts import Gray, Normal, Pattern, Small, StartFrom, Uniform
 
 __all__ = [
     "L2",
     "LBFGS",
+    "LM",
     "TAG",
     "TV",
     "Adam",
+    "BatchStats",
     "Cosine",
+    "DeepImage",
+    "Features",
     "Gray",
+    "Group",
     "Invert",
     "L2Prior",
+    "Learned",
     "Normal",
     "Pattern",
     "Restarts",

@@ -1,25 +1,31 @@
 """Gradient matching: search the batch whose simulated update equals the observed one."""
 
 import dataclasses
+import functools
 import math
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 
 from torch import Generator, Tensor
 
-from seepage.attacks.labels import Counts, Rule
+from seepage.attacks.labels import Counts, Rule, recounted
+from seepage.attacks.matching.finisher import LM
+from seepage.attacks.matching.generators import ImageGenerator, Render
 from seepage.attacks.matching.objectives import Cosine, Objective
-from seepage.attacks.matching.optimisers import Adam, Moment, Optimiser
-from seepage.attacks.matching.priors import TV, Prior
-from seepage.attacks.matching.problem import Problem, problem_of, shell_of
-from seepage.attacks.matching.record import Record
+from seepage.attacks.matching.optimisers import Adam, Optimiser
+from seepage.attacks.matching.priors import TV, PixelPrior, Prior
+from seepage.attacks.matching.problem import Match, Problem, matched
 from seepage.attacks.matching.schedules import SCHEDULES, Schedule, rate
+from seepage.attacks.matching.search import Search
+from seepage.attacks.matching.simulator import Simulator, seeded
 from seepage.attacks.matching.starts import Normal, Start
-from seepage.attacks.units import Kind, units_of
+from seepage.attacks.units import Kind, Units, units_of
 from seepage.checks import at_least, one_of, positive
-from seepage.core import Observation, Reconstruction
-from seepage.errors import Failed, InvalidInput
+from seepage.core import Observation, Reconstruction, noiseless
+from seepage.errors import InvalidInput
 from seepage.values import value
+
+_RECOUNTS = (0.25, 0.5)
 
 
 @value
@@ -28,7 +34,9 @@ class Invert:
 
     Zhu et al. 2019, arXiv 1906.08935, and all that followed: each field is one idea, and the
     presets put them together as papers did. Labels that the threat model tells are used; else
-    the rule reads them from the update. `seconds` (of CPU time) ends the search before `steps`.
+    the rule reads them from the update, and where it can, twice again from the candidates on the
+    way. `labels=None`: the data are their own target. `seconds` (of CPU time) ends the search
+    before `steps`; `finish` solves to the end what the search brought near.
 
     >>> from seepage import zoo
     >>> from seepage.core import observe, stream
@@ -51,6 +59,8 @@ class Invert:
     box: bool = True
     units: Kind = "auto"
     n: int | None = None
+    generator: ImageGenerator | None = None
+    finish: LM | None = None
 
     def __post_init__(self) -> None:
         one_of("Invert.schedule", self.schedule, SCHEDULES)
@@ -61,37 +71,63 @@ class Invert:
             positive("Invert.seconds", self.seconds)
 
     def __call__(self, seen: Observation, rng: Generator) -> Reconstruction:
-        problem, leaves = self._posed(seen, rng)
-        record = Record()
-        move = self.optimiser.on(leaves)
-
-        def evaluate() -> tuple[Tensor, list[Tensor]]:
-            slope = problem.slope(leaves)
-            record.saw(float(slope.misfit), leaves)
-            return slope.total, slope.leaves
-
-        for done, factor in self._moments():
-            move(evaluate, Moment(factor, done, rng))
-            if self.box:
-                leaves[0].copy_(problem.units.clamped(leaves[0]))
-            record.passed(done, problem.units.x(leaves[0]))
-            if not record.healthy:
+        search, past = self.begin(seen, rng), 0.0
+        for done, factor in self.moments():
+            search.step(done, factor)
+            if any(past < part <= done for part in _RECOUNTS):
+                search.recount()
+            past = done
+            if search.over or (self.finish and search.record.stalled(20, 1e-3)):
                 break
-        return self._answer(problem, record, leaves)
+        return self.finish(search) if self.finish else search.answer()
 
-    def _posed(self, seen: Observation, rng: Generator) -> tuple[Problem, list[Tensor]]:
+    def begin(self, seen: Observation, rng: Generator) -> Search:
+        """The search at its start: labels read, a first candidate drawn."""
         like = next(iter(seen.model.params.values()))
-        n, form = batch_size(seen, self.n), seen.model.form
-        shell = shell_of(seen, self.objective, self.priors, units_of(form, like, self.units), rng)
-        u = self.start((n, *form.shape), shell.units, rng)
-        leaves = [shell.units.clamped(u) if self.box else u]
-        labels = seen.y if seen.y is not None or self.labels is None else self.labels(seen, n, rng)
-        if labels is not None and seen.y is None and labels.is_floating_point():
-            leaves.append(labels)
-            labels = None
-        return problem_of(seen, dataclasses.replace(shell, y=labels), leaves), leaves
+        n, units = batch_size(seen, self.n), units_of(seen.model.form, like, self.units)
+        shape = (n, *seen.model.form.shape)
+        draw, render = self._pictures(shape, units, rng)
+        told = seen.y is not None or self.labels is None
+        labels = seen.y if told or self.labels is None else self.labels(seen, n, rng)
+        scored = not told and labels is not None and labels.is_floating_point()
 
-    def _moments(self) -> Iterator[tuple[float, float]]:
+        def fresh() -> list[Tensor]:
+            scores = self.labels(seen, n, rng) if scored and self.labels else None
+            return draw() if scores is None else [*draw(), scores]
+
+        leaves = fresh()
+        problem = self._problem(seen, units, None if scored else labels, rng)
+        problem = dataclasses.replace(problem, scored=scored, render=render)
+        problem = matched(problem, seen.update, leaves)
+        counts = not told and n > 1 and isinstance(self.labels, Counts)
+        relabel = functools.partial(recounted, seen) if counts else None
+        return Search(problem, leaves, fresh, self.optimiser, rng, self.box, relabel)
+
+    def _pictures(
+        self, shape: tuple[int, ...], units: Units, rng: Generator
+    ) -> tuple[Callable[[], list[Tensor]], Render | None]:
+        if self.generator is not None:
+            generator = self.generator
+            return lambda: generator.begin(shape, units, rng)[0], generator.begin(
+                shape, units, rng
+            )[1]
+
+        def draw() -> list[Tensor]:
+            u = self.start(shape, units, rng)
+            return [units.clamped(u) if self.box else u]
+
+        return draw, None
+
+    def _problem(
+        self, seen: Observation, units: Units, y: Tensor | None, rng: Generator
+    ) -> Problem:
+        exact = Simulator(seen.model, noiseless(seen.client), seeded(rng))
+        pixels = tuple(prior for prior in self.priors if isinstance(prior, PixelPrior))
+        others = (prior for prior in self.priors if not isinstance(prior, PixelPrior))
+        terms = tuple(prior.fitted(seen) for prior in others)
+        return Problem(exact, exact, Match(self.objective, {}, [], []), pixels, terms, units, y)
+
+    def moments(self) -> Iterator[tuple[float, float]]:
         """The share of the budget done and the factor on the rate, step by step."""
         began = time.process_time()
         for step in range(1, self.steps + 1):
@@ -101,22 +137,6 @@ class Invert:
             if done >= 1:
                 return
 
-    def _answer(self, problem: Problem, record: Record, leaves: list[Tensor]) -> Reconstruction:
-        if record.best is None:
-            raise Failed(
-                f"the search left the numbers: no step of {self!r} gave a finite misfit. "
-                "Use a lower lr in its optimiser, or clip=1."
-            )
-        kept = [record.best] if not record.healthy else [record.best, leaves]
-        measured = [problem.measure(one[0], _hard(problem, one)) for one in kept]
-        # The last of a search is smoother than its best; only a clear difference speaks for best.
-        chosen = len(kept) - 1 if measured[-1][0] <= 1.5 * measured[0][0] else 0
-        u, (misfit, residual, cosine) = kept[chosen][0], measured[chosen]
-        x = problem.units.x(u)
-        rank, certificate = x.new_full((len(x),), -misfit), x.new_full((len(x),), residual)
-        y = _hard(problem, kept[chosen])
-        return Reconstruction(x, y, rank, certificate, record.note(cosine), record.trace())
-
 
 def batch_size(seen: Observation, given: int | None) -> int:
     """How many examples to search: told, as many as told labels, or given."""
@@ -125,7 +145,3 @@ def batch_size(seen: Observation, given: int | None) -> int:
         raise InvalidInput("batch size unknown: pass Invert(n=...), or observe with tell=('n',).")
     at_least("Invert.n", n, 1)
     return n
-
-
-def _hard(problem: Problem, leaves: list[Tensor]) -> Tensor | None:
-    return leaves[1].argmax(-1) if len(leaves) > 1 else problem.y

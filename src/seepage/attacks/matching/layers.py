@@ -210,18 +210,24 @@ class _AffineSlopes(torch.autograd.Function):
 
 
 class Normalisation(nn.Module):
-    """`BatchNorm2d` in eval mode with the same parameters, for searching."""
+    """`BatchNorm2d` with the same parameters: in train mode it is the plain layer."""
 
     running_mean: Tensor
     running_var: Tensor
+    num_batches_tracked: Tensor
 
     def __init__(self, plain: nn.BatchNorm2d) -> None:
         super().__init__()
         self.weight, self.bias, self.eps = plain.weight, plain.bias, plain.eps
+        self.momentum = plain.momentum
         for name, buffer in plain.named_buffers(recurse=False):
             self.register_buffer(name, buffer)
 
     def forward(self, x: Tensor) -> Tensor:
+        if self.training:
+            self.num_batches_tracked.add_(1)
+            past = (self.running_mean, self.running_var, self.weight, self.bias)
+            return nn.functional.batch_norm(x, *past, True, self.momentum or 0.0, self.eps)
         rate = (self.running_var + self.eps).rsqrt()
         output: Tensor = _Affine.apply(x, self.weight, self.bias, self.running_mean, rate)  # type: ignore[no-untyped-call]
         return output
@@ -251,7 +257,7 @@ def _made(plain: nn.Module) -> nn.Module | None:
         simple = plain.padding_mode == "zeros" and not isinstance(plain.padding, str)
         return Convolution(plain) if simple else None
     if type(plain) is nn.BatchNorm2d and plain.affine and plain.track_running_stats:
-        return Normalisation(plain)
+        return Normalisation(plain) if plain.momentum is not None else None
     return None
 
 

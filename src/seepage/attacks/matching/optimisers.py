@@ -1,5 +1,6 @@
 """How a candidate moves, given the value and the slope of what is minimised."""
 
+import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Literal, Protocol
@@ -12,7 +13,7 @@ from seepage.errors import InvalidInput
 from seepage.values import value
 
 Leaves = Sequence[Tensor]
-Evaluate = Callable[[], tuple[Tensor, list[Tensor]]]
+Evaluate = Callable[[], tuple[float, list[Tensor]]]
 
 
 @dataclass(frozen=True)
@@ -28,7 +29,13 @@ Mover = Callable[[Evaluate, Moment], None]
 
 
 class Optimiser(Protocol):
-    """Prepares to move some tensors in place; the answer takes one step at a time."""
+    """Prepares to move some tensors in place; the answer takes one step at a time.
+
+    A search begins again where its misfit rises above `patience` times the lowest so far.
+    """
+
+    @property
+    def patience(self) -> float: ...
 
     def on(self, leaves: Leaves) -> Mover: ...
 
@@ -58,6 +65,10 @@ class Adam:
             at_least(f"Adam.{name}", getattr(self, name), 0)
         if not all(0 <= beta < 1 for beta in self.betas):
             raise InvalidInput(f"Adam.betas={self.betas} must be at least 0 and below 1.")
+
+    @property
+    def patience(self) -> float:
+        return math.inf
 
     def on(self, leaves: Leaves) -> Mover:
         first = [torch.zeros_like(leaf) for leaf in leaves]
@@ -106,12 +117,14 @@ class LBFGS:
     """Limited-memory quasi-Newton steps, `inner` of them in each: for smooth networks.
 
     Liu and Nocedal 1989, in PyTorch's implementation; `line_search` is None or "strong_wolfe".
+    Where it throws the misfit above `patience` times the lowest, the search begins again.
     """
 
     lr: float = 1.0
     inner: int = 20
     history: int = 100
     line_search: Literal["strong_wolfe"] | None = None
+    patience: float = 10.0
 
     def __post_init__(self) -> None:
         positive("LBFGS.lr", self.lr)
@@ -139,7 +152,7 @@ class LBFGS:
                 total, slopes = evaluate()
                 for leaf, slope in zip(held, slopes, strict=True):
                     leaf.grad = slope
-                return float(total)
+                return total
 
             for group in solver.param_groups:
                 group["lr"] = self.lr * moment.factor

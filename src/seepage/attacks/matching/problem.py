@@ -5,144 +5,161 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 import torch
-from torch import Generator, Tensor
+from torch import Tensor
 
 from seepage import tree
+from seepage.attacks.matching.generators import Render
 from seepage.attacks.matching.layers import searchable
-from seepage.attacks.matching.objectives import Objective, Sides, layer_weights
-from seepage.attacks.matching.priors import Prior
+from seepage.attacks.matching.objectives import Misfit, Objective, Sides, layer_weights
+from seepage.attacks.matching.priors import PixelPrior, Term
+from seepage.attacks.matching.simulator import Simulator, doubled
 from seepage.attacks.units import Units
-from seepage.core import Batch, Client, Model, Observation, noiseless
+from seepage.core import Batch
 from seepage.errors import InvalidInput
+
+
+@dataclass(frozen=True, eq=False)
+class Match:
+    """The objective, and what of the update it compares."""
+
+    objective: Objective
+    observed: dict[str, Tensor]
+    weights: list[float]
+    room: list[Tensor]
+
+    @classmethod
+    def of(cls, objective: Objective, observed: dict[str, Tensor]) -> "Match":
+        """With the objective's own weights for these tensors."""
+        weights = layer_weights(objective.weights, list(observed))
+        return cls(objective, observed, weights, [torch.empty_like(g) for g in observed.values()])
+
+    def compare(self, update: tree.Tensors) -> Misfit:
+        """D and dD/dG at a simulated update."""
+        given = [update[name].detach() for name in self.observed]
+        return self.objective(Sides(given, list(self.observed.values()), self.weights, self.room))
+
+    def chosen(self, tensors: Sequence[Tensor]) -> list[Tensor]:
+        """Those of the tensors whose weight is not zero."""
+        return [t for t, weight in zip(tensors, self.weights, strict=True) if weight]
 
 
 @dataclass(frozen=True, eq=False)
 class Slope:
     """The misfit alone, all that is minimised, and its derivative in each leaf."""
 
-    misfit: Tensor
-    total: Tensor
+    misfit: float
+    total: float
     leaves: list[Tensor]
+
+
+@dataclass(frozen=True, eq=False)
+class Measure:
+    """In double precision: the misfit, ||G - g|| / ||g||, and the cosine of G and g."""
+
+    misfit: float
+    residual: float
+    cosine: float
 
 
 @dataclass(frozen=True, eq=False)
 class Problem:
     """One candidate batch against one update, in the coordinates `units`.
 
-    The leaves are what is searched: u, and the labels' scores where those are searched too (then
-    `y` is None and the target softmax(scores)). `order` seeds what the client draws by chance,
-    such as the order of its minibatches: one guess for the whole search.
+    The leaves are what is searched: u itself or what `render` makes u of, and last the labels'
+    scores where those are searched too (then `y` is None and the target softmax(scores)).
     """
 
-    model: Model
-    fast: Model
-    client: Client
-    observed: dict[str, Tensor]
-    weights: dict[str, float]
-    objective: Objective
-    priors: tuple[Prior, ...]
+    exact: Simulator
+    fast: Simulator
+    match: Match
+    priors: tuple[PixelPrior, ...]
+    terms: tuple[Term, ...]
     units: Units
     y: Tensor | None
-    order: int
-    room: list[Tensor]
+    scored: bool = False
+    render: Render | None = None
 
-    def simulate(self, x: Tensor, y: Tensor | None, model: Model | None = None) -> tree.Tensors:
-        """The update that the believed client would share for a candidate."""
-        order = Generator().manual_seed(self.order)
-        return self.client(model or self.model, Batch(x, y), order)
+    def u(self, leaves: Sequence[Tensor]) -> Tensor:
+        """The candidate that the leaves stand for."""
+        own = leaves[:-1] if self.scored else leaves
+        return own[0] if self.render is None else self.render(own)
 
-    def target(self, scores: Sequence[Tensor]) -> Tensor | None:
+    def target(self, leaves: Sequence[Tensor]) -> Tensor | None:
         """The labels, or the probabilities that the searched scores stand for."""
-        return scores[0].softmax(-1) if scores else self.y
+        return leaves[-1].softmax(-1) if self.scored else self.y
+
+    def labels(self, leaves: Sequence[Tensor]) -> Tensor | None:
+        """The labels, or the likeliest by the searched scores."""
+        return leaves[-1].argmax(-1) if self.scored else self.y
 
     def slope(self, leaves: Sequence[Tensor]) -> Slope:
         """One exact step: G with its graph, v = dD/dG in closed form, one product of the two."""
+        held = [leaf.detach().requires_grad_() for leaf in leaves]
         with torch.enable_grad():
-            u, *scores = held = [leaf.detach().requires_grad_() for leaf in leaves]
-            x, y = self.units.x(u), self.target(scores)
-            update = self.simulate(x, y, self.fast)
-            given = [update[name] for name in self.observed]
-            task = [self._task(x, y)] if self.objective.task else []
-        misfit, back = self.compare([G.detach() for G in given])
-        wanted = [i for i, w in enumerate(self.weights.values()) if w]
+            made, target = self.u(held), self.target(held)
+            u = made if self.render is None else made.detach().requires_grad_()
+            update = self.fast(self.units.x(u), target)
+            scalars = self._scalars(u, target)
+        misfit, back = self.match.compare(update)
+        given = self.match.chosen([update[name] for name in self.match.observed])
         slopes = torch.autograd.grad(
-            [*(given[i] for i in wanted), *task],
-            held,
-            [*(back[i] for i in wanted), *map(torch.ones_like, task)],
+            [*given, *scalars],
+            [u, *held[-1:]] if self.scored else [u],
+            [*self.match.chosen(back), *map(torch.ones_like, scalars)],
             materialize_grads=True,
         )
-        terms = [prior.of_pixels(u.detach()) for prior in self.priors]
-        total = misfit + sum(term for term, _ in terms) + sum(t.detach() for t in task)
-        first = slopes[0]
-        for _, slope in terms:
-            first = first + slope
-        return Slope(misfit, total, [first, *slopes[1:]])
+        pixels = [prior.of_pixels(u.detach()) for prior in self.priors]
+        parts = [misfit, *(part.detach() for part in scalars), *(term for term, _ in pixels)]
+        total = sum(float(part) for part in parts)
+        first = sum((slope for _, slope in pixels), start=slopes[0])
+        if self.render is None:
+            return Slope(float(misfit), total, [first, *slopes[1:]])
+        own = held[:-1] if self.scored else held
+        return Slope(float(misfit), total, [*torch.autograd.grad(made, own, first), *slopes[1:]])
 
-    def compare(self, given: Sequence[Tensor]) -> tuple[Tensor, list[Tensor]]:
-        """The objective between a simulated update and the observed one."""
-        observed, weights = list(self.observed.values()), list(self.weights.values())
-        return self.objective(Sides(given, observed, weights, self.room))
+    def measure(self, leaves: Sequence[Tensor]) -> Measure:
+        """How well a candidate explains the update, in double precision."""
+        with torch.no_grad():
+            x = self.units.x(self.u(leaves).detach()).double()
+        observed = tree.mapped(doubled, self.match.observed)
+        update = self.exact.doubled()(x, self.labels(leaves))
+        given = {name: update[name].detach() for name in observed}
+        misfit, _ = Match.of(self.match.objective, observed).compare(given)
+        lengths = tree.norm(given), tree.norm(observed)
+        residual = tree.norm(tree.subtract(given, observed)) / lengths[1]
+        cosine = tree.dot(given, observed) / (lengths[0] * lengths[1]).clamp(min=1e-300)
+        return Measure(float(misfit), float(residual), float(cosine))
 
-    def measure(self, u: Tensor, y: Tensor | None) -> tuple[float, float, float]:
-        """In double precision: the misfit, ||G - g|| / ||g||, and the cosine of G and g."""
-        exact = self.doubled()
-        update = tree.mapped(torch.detach, exact.simulate(exact.units.x(u.double()), y))
-        given = {name: update[name] for name in exact.observed}
-        misfit, _ = exact.compare(list(given.values()))
-        lengths = tree.norm(given), tree.norm(exact.observed)
-        distance = tree.norm(tree.subtract(given, exact.observed)) / lengths[1]
-        cosine = tree.dot(given, exact.observed) / (lengths[0] * lengths[1]).clamp(min=1e-300)
-        return float(misfit), float(distance), float(cosine)
-
-    def doubled(self) -> "Problem":
-        """The same problem in double precision."""
-        model = dataclasses.replace(
-            self.model,
-            params=tree.mapped(_double, self.model.params),
-            buffers=tree.mapped(_double, self.model.buffers),
-        )
-        names = [field.name for field in dataclasses.fields(Units)]
-        units = Units(*(getattr(self.units, name).double() for name in names))
-        observed = tree.mapped(_double, self.observed)
-        return dataclasses.replace(
-            self, model=model, units=units, observed=observed, room=_room(observed)
-        )
-
-    def _task(self, x: Tensor, y: Tensor | None) -> Tensor:
-        return self.objective.task * self.fast.risk(self.fast.params, Batch(x, y))
+    def _scalars(self, u: Tensor, y: Tensor | None) -> list[Tensor]:
+        parts = [term.value(self.fast.inputs, y) for term in self.terms]
+        if self.match.objective.task:
+            model, batch = self.fast.model, Batch(self.units.x(u), y)
+            parts.append(self.match.objective.task * model.risk(model.params, batch))
+        return [part for part in parts if part.requires_grad]
 
 
-def problem_of(seen: Observation, shell: Problem, leaves: Sequence[Tensor]) -> Problem:
-    """The problem over the tensors of the update that a candidate has influence on."""
-    update = tree.mapped(lambda t: t, seen.update)
+def matched(problem: Problem, update: tree.Tensors, leaves: Sequence[Tensor]) -> Problem:
+    """The problem over those tensors of the update that a candidate has influence on."""
     with torch.enable_grad():
-        u, *scores = [leaf.detach().requires_grad_() for leaf in leaves]
-        given = shell.simulate(shell.units.x(u), shell.target(scores))
-    like = next(iter(seen.model.params.values()))
-    observed = {
-        name: g.to(like)
-        for name, g in update.items()
-        if name in given and given[name].requires_grad
-    }
-    if not observed:
+        held = [leaf.detach().requires_grad_() for leaf in leaves]
+        given = problem.exact(problem.units.x(problem.u(held)), problem.target(held))
+    touched = [name for name in update if name in given and given[name].requires_grad]
+    if not touched:
         raise InvalidInput(
-            f"the believed client {shell.client!r} gives an update that no candidate can "
+            f"the believed client {problem.exact.client!r} gives an update that no candidate can "
             "influence, so there is nothing to match. Pass the client that made it (client=)."
         )
+    like = problem.units.center
+    observed = {name: update[name].to(like) for name in touched}
     if not any(bool(g.any()) for g in observed.values()):
         raise InvalidInput(
             "the update is zero everywhere, and every direction matches it. Look at the client: "
             "a defense may have removed it all, or its step was of length zero."
         )
-    weights = dict(
-        zip(observed, layer_weights(shell.objective.weights, list(observed)), strict=True)
-    )
-    if not any(weights.values()):
-        raise InvalidInput(f"the weights of {shell.objective!r} leave out every tensor.")
-    return _quickened(
-        dataclasses.replace(shell, observed=observed, weights=weights, room=_room(observed)),
-        leaves,
-    )
+    match = Match.of(problem.match.objective, observed)
+    if not any(match.weights):
+        raise InvalidInput(f"the weights of {match.objective!r} leave out every tensor.")
+    return _quickened(dataclasses.replace(problem, match=match), leaves)
 
 
 def _quickened(problem: Problem, leaves: Sequence[Tensor]) -> Problem:
@@ -150,35 +167,15 @@ def _quickened(problem: Problem, leaves: Sequence[Tensor]) -> Problem:
 
     A client may do what these layers do not support: it is tried here, once.
     """
-    fast = dataclasses.replace(problem, fast=searchable(problem.model))
-    wanted = problem.slope(leaves).leaves
+    layers = [name for term in problem.terms for name in term.layers]
+    swapped = dataclasses.replace(problem.exact, model=searchable(problem.exact.model))
+    plain = dataclasses.replace(problem, fast=problem.exact.tapped(layers))
+    fast = dataclasses.replace(problem, fast=swapped.tapped(layers))
+    wanted = plain.slope(leaves).leaves
     try:
         found = fast.slope(leaves).leaves
     except RuntimeError:  # of torch: a transform that custom functions have no rule for
-        return problem
+        return plain
     distance = torch.stack([(a - b).norm() for a, b in zip(found, wanted, strict=True)]).norm()
     length = torch.stack([slope.norm() for slope in wanted]).norm()
-    return fast if bool(distance <= 1e-3 * length) else problem
-
-
-def shell_of(
-    seen: Observation,
-    objective: Objective,
-    priors: tuple[Prior, ...],
-    units: Units,
-    rng: Generator,
-) -> Problem:
-    """A problem that does not know its labels and tensors yet."""
-    order = int(torch.randint(2**62, (), generator=rng))
-    client = noiseless(seen.client)
-    return Problem(
-        seen.model, seen.model, client, {}, {}, objective, priors, units, seen.y, order, []
-    )
-
-
-def _room(observed: tree.Tensors) -> list[Tensor]:
-    return [torch.empty_like(g) for g in observed.values()]
-
-
-def _double(t: Tensor) -> Tensor:
-    return t.double() if t.is_floating_point() else t
+    return fast if bool(distance <= 1e-3 * length) else plain
