@@ -41,7 +41,7 @@ def without_pictures(page: str) -> str:
 def test_the_table_names_the_worst_case_of_each_client(audited: Report) -> None:
     text = str(audited)
     first = text.splitlines()[4]
-    for part in ("FedSGD()", "BiasRatio()", "the number of", "8 of 8", "130.4", "15.4"):
+    for part in ("FedSGD()", "BiasRatio()", "batch size", "8 of 8", "130.4", "15.4"):
         assert part in first, first
     assert text.count("adaptive") >= 4
     assert "naive" not in text.split("\n\n", maxsplit=1)[0]
@@ -114,6 +114,7 @@ def test_the_verdict_names_what_was_not_tried(tmp_path: Path) -> None:
         f"Against {words.label(prune)}, only attackers that ignore what the client does" in verdict
     )
     assert "Only one attack was run." in verdict
+    assert "Some searches stopped when their budget was spent" in verdict
     told = Report([made.row(tell=["n", "y"], malicious=True)], tmp_path).verdict
     assert "No server that manipulates" not in told
     assert "told the labels." not in told.split("Not tried")[1]
@@ -216,6 +217,15 @@ def test_a_curve_shows_each_value_and_each_attacker(page: str) -> None:
     assert sorted(names) == sorted(set(names))
 
 
+@pytest.mark.parametrize("scores", [{"psnr": [None]}, {"columns_right": [0.5]}, {}])
+def test_curves_bear_what_is_missing(scores: dict[str, object], tmp_path: Path) -> None:
+    rows = [
+        made.row(client=f"Noise(inner=FedSGD(), std={std})", scores=scores, baselines={})
+        for std in (0.1, 1.0, 10.0)
+    ]
+    assert html(rows, tmp_path).count("<svg") == 2
+
+
 def test_clients_are_explained_in_the_order_things_happen() -> None:
     steps = words.client("Noise(inner=Clip(inner=FedAvg(epochs=2), norm=1.0), std=0.1)")
     assert [step.split()[1] for step in steps] == ["trains", "shortens", "adds"]
@@ -288,7 +298,13 @@ def test_the_page_asks_the_network_for_nothing(page: str) -> None:
 def test_pictures_stand_beside_what_is_known_of_them(page: str) -> None:
     assert 'alt="Original image 1 of 8"' in page
     assert re.search(r'alt="Reconstruction of image \d of 8, 130.4 dB, recovered"', page)
-    for part in ("over 60 dB", "guess 15.4 dB", "the attacker knows it is right", "chance 19 %"):
+    for part in (
+        "over 60 dB",
+        "guess 15.4 dB",
+        "random 10.8 dB (0 of 8)",
+        "the attacker knows it is right",
+        "chance 19 %",
+    ):
         assert part in page
     assert "malicious server" in page.lower()
     assert "are not shown: the best reconstructions come first" in page

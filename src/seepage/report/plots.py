@@ -149,18 +149,23 @@ def _shares(axes: Any, lines: Sequence[Line], values: list[float]) -> None:
 def _scores(axes: Any, lines: Sequence[Line], values: list[float], metric: str) -> None:
     for line, style in zip(lines, itertools.cycle(_STYLES)):
         _plotted(axes, _places(line.x, values), list(line.best), style)
-    _lettered(axes, lines, values, {line.letter: line.best[-1] for line in lines})
-    guesses = {x: g for line in lines for x, g in zip(line.x, line.guess, strict=True)}
-    places = _places(tuple(guesses), values)
-    ordered = sorted(zip(places, guesses.values(), strict=True))
-    axes.plot(*zip(*ordered, strict=True), color=_INK, alpha=0.55, linewidth=1, linestyle=":")
-    axes.annotate("guess", ordered[0], (0, -12), textcoords="offset points", color=_INK)
+    _guesses(axes, lines, values)
     if metric == "psnr":
         axes.axhline(30, color=_INK, linewidth=0.8, alpha=0.6)
         axes.annotate("30 dB", (0, 30), (2, 3), textcoords="offset points", color=_INK)
         axes.yaxis.set_major_formatter("{x:g} dB")
     else:
         axes.yaxis.set_major_formatter("{x:.0%}")
+    _lettered(axes, lines, values, {line.letter: line.best[-1] for line in lines})
+
+
+def _guesses(axes: Any, lines: Sequence[Line], values: list[float]) -> None:
+    """What the best guess reaches at each value, where one was recorded."""
+    known = {x: g for line in lines for x, g in zip(line.x, line.guess, strict=True)}
+    points = [(float(values.index(x)), g) for x, g in sorted(known.items()) if not math.isnan(g)]
+    if points:
+        axes.plot(*zip(*points, strict=True), color=_INK, alpha=0.55, linewidth=1, linestyle=":")
+        axes.annotate("guess", points[0], (0, -12), textcoords="offset points", color=_INK)
 
 
 def _plotted(axes: Any, places: list[float], heights: list[float], style: tuple[str, str]) -> None:

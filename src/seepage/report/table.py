@@ -52,7 +52,7 @@ def _cells(worst: Result) -> tuple[str, ...]:
     return (
         words.label(worst.client),
         words.label(worst.attack),
-        words.told(worst.tell),
+        words.told_briefly(worst.tell),
         server + words.knows(worst),
         f"{worst.hits} of {worst.n}",
         words.score(worst.metric, worst.best),

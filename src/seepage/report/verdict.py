@@ -106,6 +106,9 @@ def untried(found: Sequence[Result]) -> list[str]:
         f"Against {_clients(blind)}, only attackers that ignore what the client does were tried.": (
             bool(blind)
         ),
+        "Some searches stopped when their budget was spent; a longer one may recover more.": (
+            any("budget" in r.note for r in found)
+        ),
         "Each attack ran with one random seed only.": len(seeds) < 2,
         "Only one private batch was used; others may leak more.": len(batches) < 2,
         "Only one attack was run.": len({r.attack for r in found}) < 2,

@@ -49,7 +49,7 @@ def score(metric: str, number: float) -> str:
     """A score with its unit.
 
     >>> score("psnr", 31.25), score("columns_right", 0.5), score("psnr", float("nan"))
-    ('31.2 dB', '50 % columns right', 'unknown')
+    ('31.2 dB', '50 % right', 'unknown')
     """
     if math.isnan(number):
         return "unknown"
@@ -60,6 +60,8 @@ def score(metric: str, number: float) -> str:
 
 def metric_name(metric: str) -> str:
     """The name of a score as one writes it."""
+    if metric.endswith("_right"):
+        return "right"
     return {"psnr": "PSNR", "ssim": "SSIM"}.get(metric, metric.replace("_", " "))
 
 
@@ -106,6 +108,22 @@ def told(tell: Sequence[str]) -> str:
     """What the attacker was told beside the update."""
     known = {"n": "the number of examples", "y": "the labels"}
     return listed([known.get(word, word) for word in tell]) or "nothing else"
+
+
+def told_briefly(tell: Sequence[str]) -> str:
+    """The same, for the cell of a table."""
+    return (
+        listed([{"n": "batch size", "y": "labels"}.get(word, word) for word in tell]) or "nothing"
+    )
+
+
+def guesses(result: Result) -> str:
+    """What every guess without the update scores."""
+    each = [
+        f"{guess.name} {score(result.metric, guess.best)} ({guess.recovered} of {result.n})"
+        for guess in result.baselines[:4]
+    ]
+    return f"Guesses without the update reach: {listed(each)}." if each else ""
 
 
 def knows(result: Result) -> str:
@@ -252,6 +270,7 @@ _ATTACKS = {
     "Span": "Finds the inputs in the space that the rows of the gradient span.",
     "EmbeddingRows": "Reads the words that were used from the embedding's rows that moved.",
     "TokenSpan": "Tests for each word whether it lies in the span of the attention's gradient.",
+    "Trap": "Sends a model whose first layer lets only few examples through.",
     "Lamp": "Searches for sentences whose update matches, helped by a language model.",
 }
 EXPLAINED = frozenset(_CLIENTS) | frozenset(_STEPS)
