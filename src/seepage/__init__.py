@@ -7,16 +7,32 @@ from typing import TYPE_CHECKING, Any
 __version__ = "0.1.0"
 
 # Public names are looked up where they live, when first used: `import seepage` loads nothing.
-_HOMES = ("core", "forms", "errors", "clients", "defenses", "attacks", "trials")
+_HOMES = (
+    "core",
+    "forms",
+    "errors",
+    "clients",
+    "defenses",
+    "attacks",
+    "trials",
+    "store",
+    "executors",
+    "report",
+    "auditing",
+)
 
 if TYPE_CHECKING:
     from seepage import analysis, attacks, defenses, metrics, zoo
     from seepage.attacks import *
+    from seepage.auditing import *
     from seepage.clients import *
     from seepage.core import *
     from seepage.defenses import *
     from seepage.errors import *
+    from seepage.executors import *
     from seepage.forms import *
+    from seepage.report import *
+    from seepage.store import *
     from seepage.trials import *
 
 
