@@ -10,7 +10,6 @@ from typing import Any
 
 import pytest
 import torch
-from click.testing import Result
 from safetensors.torch import save_file
 from torch import nn
 from typer.testing import CliRunner
@@ -71,7 +70,7 @@ def home(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     return tmp_path
 
 
-def said(*words: str) -> Result:
+def said(*words: str) -> Any:
     return CliRunner().invoke(app, list(words))
 
 
@@ -86,7 +85,7 @@ def refused(*words: str) -> str:
     return " ".join(result.stderr.split())
 
 
-def audited(*more: str) -> Result:
+def audited(*more: str) -> Any:
     words = ("--model", "mine.py:build", "--data", "mine.py:data", "--attack", BIAS)
     return said("audit", *words, *more)
 
@@ -322,7 +321,8 @@ More words.
 from seepage.papers.claims import Claim
 
 def reproduce(quick, folder):
-    yield Claim("width | [red]", "30 dB", "31 dB" if quick else "32 dB", "confirmed", "on photographs")
+    got = "31 dB" if quick else "32 dB"
+    yield Claim("width | [red]", "30 dB", got, "confirmed", "on photographs")
     if folder is not None:
         (folder / "picture.txt").write_text("here")
     yield Claim("height", "not available", "7", "measured")

@@ -15,7 +15,7 @@ from torch import Tensor
 from seepage import files
 from seepage.errors import InvalidInput
 
-__all__ = ["Row", "Store", "plain"]
+__all__ = ["Store"]
 
 Row = dict[str, Any]
 _ROWS, _LOCK, _ARTEFACTS = "rows.jsonl", "lock", "artefacts"
