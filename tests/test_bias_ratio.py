@@ -369,6 +369,17 @@ def test_smooth_activations_mix_every_row() -> None:
     assert len(found) == 64
 
 
+@pytest.mark.parametrize("client", [FedSGD(), Clip(FedSGD(), 0.01)])
+def test_mixtures_that_happen_to_agree_are_not_certified(client: Client) -> None:
+    """In a wide smooth network several rows mix two examples nearly alike."""
+    for seed in range(8):
+        sample = zoo.digits(2, seed=seed)
+        model = sample.model(zoo.mlp(64, 256, 10, activation="tanh", seed=seed))
+        seen = observe(model, sample.batch, client, stream(0, "client"), FedSGD())
+        found = BiasRatio()(seen, stream(0, "attack"))
+        assert found.note.startswith("not recovered")
+
+
 def test_equal_rows_are_one_candidate() -> None:
     """A row that two examples move differently is another; equal rows merge."""
     sample = zoo.digits(2, seed=5)

@@ -189,10 +189,13 @@ def _tested(rows: Rows, groups: list[Tensor], x: Tensor) -> list[Fit]:
     pairs = list(zip(groups, x, strict=True))
     factor = rows.factor if rows.entropy else None
     fits = [alone(rows, *pair, factor) for pair in pairs]
-    several = [pair for pair in pairs if len(pair[0]) > 1]
-    if rows.seen.n is None or any(fit.gap < ALIKE for fit in fits[: len(several)]):
+    proof = [fit.gap < ALIKE and len(group) > 1 for fit, group in zip(fits, groups, strict=True)]
+    if rows.seen.n is None or any(proof):
         return fits
-    agreed = layer_rows.shared_scale([alone(rows, *pair, None) for pair in several])
+    # Two rows have one direction, which some label may fit by luck; three have two.
+    several = sum(len(group) > 2 for group in groups)
+    directions = [alone(rows, *pair, None) for pair in pairs[:several]]
+    agreed = layer_rows.shared_scale(directions, x[:several])
     return fits if agreed is None else [alone(rows, *pair, agreed) for pair in pairs]
 
 

@@ -130,14 +130,20 @@ def alone(rows: Rows, index: Tensor, x: Tensor, factor: float | None) -> Fit:
     return Fit(float(gap[label]), label, float(fits[label]) * (rows.seen.n or 1))
 
 
-def shared_scale(fits: list[Fit]) -> float | None:
-    """The client's factor on which most of several examples agree, two at least.
+def shared_scale(fits: list[Fit], x: Tensor) -> float | None:
+    """The client's factor on which two different examples agree, or more.
 
-    An attacker who does not know of a clip finds it so; mixtures agree on nothing.
+    An attacker who does not know of a clip finds it so. Two mixtures may agree when they are
+    nearly the same one, so that the examples must differ by a tenth of their length.
     """
-    scales = [fit.scale for fit in fits if fit.gap < ALIKE and fit.scale > 0]
-    votes = [sum(abs(other / scale - 1) < ALIKE for other in scales) for scale in scales]
-    return scales[votes.index(max(votes))] if max(votes, default=0) > 1 else None
+    good = [i for i, fit in enumerate(fits) if fit.gap < ALIKE and fit.scale > 0]
+    apart = torch.cdist(x, x) > 0.1 * x.norm(dim=1)
+    votes = {
+        i: sum(bool(apart[i, j]) and abs(fits[j].scale / fits[i].scale - 1) < ALIKE for j in good)
+        for i in good
+    }
+    best = max(votes, key=votes.__getitem__, default=None)
+    return fits[best].scale if best is not None and votes[best] > 0 else None
 
 
 def simulated(rows: Rows, x: Tensor, label: int) -> float:
