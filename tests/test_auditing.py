@@ -61,7 +61,7 @@ def test_several_batches() -> None:
     assert [int(batch.target) for batch in batches] == [0, 1, 2]
     two = batches_of([Batch(images()[:1]), Batch(images()[1:2])], Plan(batches=2))
     assert torch.equal(torch.cat([batch.x for batch in two]), images()[:2])
-    with pytest.raises(InvalidInput, match="hold 2 batches, and the plan asks for 9"):
+    with pytest.raises(InvalidInput, match="asks for 9 batches, and the data hold 2"):
         batches_of(DataLoader(data, batch_size=2), Plan(batches=9))
 
 

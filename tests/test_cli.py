@@ -81,8 +81,10 @@ def refused(*words: str) -> str:
     assert result.exit_code == 2, result.output
     assert "Traceback" not in result.output
     assert result.stdout == ""
-    assert result.stderr.startswith("Error: ")
-    return " ".join(result.stderr.split())
+    before, error, message = result.stderr.partition("Error: ")
+    assert error
+    assert "Error" not in before
+    return " ".join(message.split())
 
 
 def audited(*more: str) -> Any:
@@ -181,7 +183,7 @@ MISTAKES = {
     "no literal": (["--model", "mine.py:build(width=open('x'))"], "there is no 'open'"),
     "its own error": (
         ["--model", "mine.py:broken"],
-        "failed with KeyError: 'weights' (mine.py, line 35)",
+        "failed with KeyError: 'weights' (mine.py, line 30)",
     ),
     "no model": (["--model", "mine.py:wrong"], "returned a int. Return a seepage.Model, or"),
     "no data": (["--data", "mine.py:wrong"], "data is a int. Pass a Batch, (x, y), or"),
@@ -190,7 +192,10 @@ MISTAKES = {
         ["--model", "mine:bare", "--data", "mine:large"],
         "cannot take x of shape",
     ),
-    "too few batches": (["--batches", "3", "--data", "mine:large"], ""),
+    "too few batches": (
+        ["--batches", "3", "--data", "mine:large"],
+        "asks for 3 batches, and the data hold 1",
+    ),
     "no public": (["--public", "mine:wrong"], "Return a tensor of examples"),
     "no client": (["--client", "FedSDG()"], "there is no 'FedSDG'. Did you mean FedSGD?"),
     "no brackets": (["--client", "FedSGD"], 'write it with its brackets, "FedSGD()"'),

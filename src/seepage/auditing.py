@@ -104,18 +104,11 @@ def beliefs(client: Client) -> list[Client]:
 
 def batches_of(data: Data, plan: Plan) -> list[Batch]:
     """The first batches of the data, whatever they come as; a loader shuffles by our own seed."""
-    if (single := _single(data)) is not None:
-        return [single]
-    if not isinstance(data, Iterable):
-        raise InvalidInput(
-            f"data is a {type(data).__name__}. Pass a Batch, (x, y), or a DataLoader of batches."
-        )
-    with _seeded(plan.seeds[0]):
-        found = list(itertools.islice(data, plan.batches))
+    found = [data] if _single(data) else _drawn(data, plan)
     if len(found) < plan.batches:
         raise InvalidInput(
-            f"the data hold {len(found)} batches, and the plan asks for {plan.batches}. "
-            "Ask for fewer, or make them smaller."
+            f"the plan asks for {plan.batches} batches, and the data hold {len(found)}. "
+            "Ask for fewer, or pass a DataLoader with smaller batches."
         )
     batches = [_single(one) for one in found]
     for one, batch in zip(found, batches, strict=True):
@@ -125,6 +118,15 @@ def batches_of(data: Data, plan: Plan) -> list[Batch]:
                 "collate_fn where needed."
             )
     return [batch for batch in batches if batch is not None]
+
+
+def _drawn(data: Any, plan: Plan) -> list[Any]:
+    if not isinstance(data, Iterable):
+        raise InvalidInput(
+            f"data is a {type(data).__name__}. Pass a Batch, (x, y), or a DataLoader of batches."
+        )
+    with _seeded(plan.seeds[0]):
+        return list(itertools.islice(data, plan.batches))
 
 
 def model_of(model: nn.Module | Model, batch: Batch, loss: Loss | None = None) -> Model:

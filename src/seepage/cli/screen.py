@@ -31,7 +31,10 @@ def note(text: str) -> None:
 
 @contextmanager
 def trials() -> Iterator[Callable[[Step], None]]:
-    """A bar with the trial that is being done, and how long is left."""
+    """A bar with the trial that is being done, and how long is left; lines where no one watches."""
+    if not Console(stderr=True).is_terminal:
+        yield lambda step: note(f"{step.done} of {step.total} trials done; now: {_doing(step)}")
+        return
     with _bar() as bar:
         task = bar.add_task("preparing", total=None)
         yield lambda step: bar.update(
@@ -56,12 +59,13 @@ def _bar() -> Progress:
         TextColumn("left:"),
         TimeRemainingColumn(),
     )
-    return Progress(*columns, console=Console(stderr=True), transient=True)
+    console = Console(stderr=True)
+    return Progress(*columns, console=console, transient=True, disable=not console.is_terminal)
 
 
 def _doing(step: Step) -> str:
     if step.doing is None:
-        return "done"
+        return "nothing"
     return _short(f"{describe(step.doing.attack)} on {describe(step.doing.client)}")
 
 
