@@ -153,6 +153,14 @@ def test_an_attack_that_only_matches_a_guess_shows_no_leak(tmp_path: Path) -> No
     assert json.loads(report.to_json())["clients"][0]["severity"] == "No better than a guess"
 
 
+def test_what_a_guess_explains_does_not_hide_a_leak(tmp_path: Path) -> None:
+    guess = {"nearest public": {"psnr": [44.0], "recovered": [True]}}
+    rows = [made.row(recovered=[True], n=1, baselines=guess, attack="Easy()"), made.row(n=4)]
+    report = Report(rows, tmp_path)
+    assert report.verdict.startswith("1 of 4 private images could be read back")
+    assert report.recovered == 1.0
+
+
 @pytest.mark.parametrize("recovered", [[True, True], [True, False], [False, False]])
 @pytest.mark.parametrize("kind", ["done", "failed"])
 def test_nothing_is_ever_called_safe(recovered: list[bool], kind: str, tmp_path: Path) -> None:

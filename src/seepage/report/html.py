@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from seepage import __version__
+import seepage
 from seepage.report import verdict, words
 from seepage.report.galleries import Card, cards, highlights
 from seepage.report.plots import curves
@@ -40,7 +40,7 @@ def page(found: Sequence[Result], failed: Sequence[Failure], folder: Path) -> st
         _environment()
         .get_template("page.html.jinja")
         .render(
-            version=__version__,
+            version=seepage.__version__,
             script_hash=_script_hash(),
             headline=verdict.headline(found),
             level=verdict.level(clients[0].worst) if clients else None,

@@ -97,8 +97,9 @@ class Result:
 
     @functools.cached_property
     def strength(self) -> tuple[float, int, int, float]:
-        """What makes one result worse for privacy than another."""
-        return self.share, self.hits, sum(self.identified), _low(self.best)
+        """What makes one result worse for privacy than another: first what no guess explains."""
+        share = 0.0 if self.guessed else self.share
+        return share, self.hits, sum(self.identified), _low(self.best)
 
     def over(self, threshold: float) -> int:
         """How many examples score above a threshold."""

@@ -4,6 +4,7 @@ Nothing here may say that a setup can be trusted. The most that is said is that 
 recovered by these attacks.
 """
 
+import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 
@@ -31,7 +32,7 @@ LEVELS = (
     Level(1, "Traces", "No example was recovered, but the attacker learned more than by guessing."),
     Level(1, "No better than a guess", "A guess without the update recovers as many."),
     Level(2, "Some recovered", "Fewer than half of the examples were recovered."),
-    Level(3, "Most recovered", "Half of the examples or more were recovered."),
+    Level(3, "Half or more recovered", "Half of the examples or more were recovered."),
     Level(4, "All recovered", "Every example was recovered."),
 )
 MARGIN = 3.0
@@ -50,9 +51,9 @@ def level(result: Result) -> Level:
 
 
 def _traces(result: Result) -> bool:
-    guess = max((b.best for b in result.baselines if b.best == b.best), default=None)
+    guesses = [b.best for b in result.baselines if not math.isnan(b.best)]
     margin = MARGIN if result.metric == "psnr" else 0.1
-    ahead = guess is not None and result.best > guess + margin
+    ahead = bool(guesses) and result.best > max(guesses) + margin
     return ahead or 2 * sum(result.identified) > result.n
 
 
