@@ -121,6 +121,22 @@ def test_the_verdict_names_what_was_not_tried(tmp_path: Path) -> None:
     assert "malicious server" in told
 
 
+def test_the_verdict_tells_what_an_honest_server_gets(tmp_path: Path) -> None:
+    crafted = made.row(recovered=[True, True], malicious=True, attack="Imprint()")
+    verdict = Report([crafted, made.row()], tmp_path).verdict
+    assert "An honest server recovers 1 of 2 at most: client FedSGD()" in verdict
+    assert "An honest server" not in Report([made.row()], tmp_path).verdict
+
+
+def test_the_verdict_tells_what_leaked_beside_whole_examples(tmp_path: Path) -> None:
+    row = made.row(recovered=[False, False], identified=[True, False])
+    verdict = Report([row], tmp_path).verdict
+    assert "1 of 2 answers lie closer to their own original" in verdict
+    assert "up to 100 % of them were inferred, where chance gives 19 %" in verdict
+    told = Report([row | {"tell": ["n", "y"]}], tmp_path).verdict
+    assert "Labels leak" not in told
+
+
 def test_nothing_recovered_is_said_of_these_attacks_only(tmp_path: Path) -> None:
     row = made.row(scores={"psnr": [12.0, 12.0]}, recovered=[False, False])
     report = Report([row], tmp_path)
@@ -431,6 +447,27 @@ def test_ten_thousand_rows_stay_small(tmp_path: Path) -> None:
     assert "galleries are not shown: the worst come first" in page
     assert "setups are not shown" in page
     assert "440 clients are not shown" in page
+
+
+def test_long_words_and_wide_examples_stay_small(tmp_path: Path) -> None:
+    from seepage.forms import Column, Table, Tokens
+
+    long = "x" * 100_000
+    wide = Table(tuple(Column(f"{long}{i}") for i in range(200)), classes=2)
+    notes = Tokens(600, 3, pad=0, words=("", long, long))
+    people, said = torch.rand(8, 200), torch.randint(1, 3, (8, 600))
+    rows = [
+        made.trial(
+            tmp_path, form, x, x, client=f"{long}({i})", attack=f"{long}({i % 2})", note=long
+        )
+        for form, x in ((wide, people), (notes, said))
+        for i in range(20)
+    ]
+    rows += [made.failed(client=f"{i}{long}", error=long) for i in range(60)]
+    path = Report(rows, tmp_path).save(tmp_path / "page.html")
+    assert path.stat().st_size < 5_000_000
+    assert "152 columns not shown." in path.read_text(encoding="utf-8")
+    assert "552 words not shown." in path.read_text(encoding="utf-8")
 
 
 def test_saving_where_no_file_can_be_is_an_error_that_says_so(tmp_path: Path) -> None:

@@ -10,13 +10,13 @@ from seepage.forms import Form, Images, form_from
 from seepage.report import artefacts, pictures, words
 from seepage.report.artefacts import Pair
 from seepage.report.pictures import Cell, Picture
-from seepage.report.results import KNOWN_RIGHT, Result, grouped
+from seepage.report.results import KNOWN_RIGHT, Result, grouped, variant
 
 CARDS, CASES = 24, 3
 FULL, PAIRS, FEWER = 4, 8, 4
 """The first cards show more examples than the rest."""
-STORED = 64
-"""An artefact holds no more examples than this."""
+STORED, CELLS = 64, 48
+"""An artefact holds no more examples than this, and no more columns or words are shown."""
 
 
 @dataclass(frozen=True)
@@ -27,6 +27,8 @@ class Example:
     original: Picture | None
     answer: Picture | None
     cells: tuple[Cell, ...]
+    hidden: int
+    """How many cells are not shown."""
     score: str
     recovered: bool
     certificate: str
@@ -81,7 +83,7 @@ def cards(found: Sequence[Result], folder: Path) -> tuple[list[Card], int]:
     groups = grouped(found, lambda result: (result.client, result.attack))
     chosen = []
     for group in groups[:CARDS]:
-        setups = grouped(group.results, lambda r: (r.believed, r.tell, r.n, r.name))
+        setups = grouped(group.results, variant)
         chosen.append([(setup.worst, len(setup)) for setup in setups[:CASES]])
     results = [result for card in chosen for result, _ in card]
     side = pictures.side_for(sum(2 * min(result.n, PAIRS) for result in results))
@@ -121,7 +123,7 @@ def _rank(result: Result, i: int) -> tuple[bool, float]:
 
 def _example(result: Result, form: Form, pair: Pair, side: int) -> Example:
     i, truth, answer = pair.number, pair.truth, pair.answer
-    image = isinstance(form, Images)
+    cells = pictures.cells(form, truth, answer)
     value = result.values[i] if i < len(result.values) else math.nan
     residual = result.residual[i] if i < len(result.residual) else math.nan
     recovered = _at(result.recovered, i)
@@ -131,7 +133,8 @@ def _example(result: Result, form: Form, pair: Pair, side: int) -> Example:
         answer=pictures.picture(form, answer, side)
         if isinstance(form, Images) and answer is not None
         else None,
-        cells=() if image else pictures.cells(form, truth, answer),
+        cells=cells[:CELLS],
+        hidden=max(0, len(cells) - CELLS),
         score=words.score(result.metric, value) if answer is not None else "no answer",
         recovered=recovered,
         certificate=_certificate(result, recovered, residual) if answer is not None else "",

@@ -9,10 +9,13 @@ import torch
 from torch import Tensor
 
 from seepage.forms import Form, Images, Table, Tokens
+from seepage.report.words import cut
 
 BUDGET = 3_000_000
 """Bytes that all pictures of one page may take together, as text."""
 SMALLEST, LARGEST = 48, 192
+LONGEST = 40
+"""Characters of a cell."""
 
 
 @dataclass(frozen=True)
@@ -72,7 +75,7 @@ def _columns(form: Table, truth: Tensor, answer: Tensor | None) -> tuple[Cell, .
     guessed = form.show(answer.nan_to_num(0)) if answer is not None else {}
     return tuple(
         Cell(
-            column.name,
+            cut(column.name, LONGEST),
             _plain(shown[column.name]),
             _plain(guessed.get(column.name, "nothing")),
             answer is not None and _same(truth[part], answer[part], bool(column.levels)),
@@ -88,7 +91,7 @@ def _same(truth: Tensor, answer: Tensor, named: bool) -> bool:
 
 
 def _plain(shown: float | str) -> str:
-    return shown if isinstance(shown, str) else f"{shown:.4g}"
+    return cut(shown, LONGEST) if isinstance(shown, str) else f"{shown:.4g}"
 
 
 def _words(form: Tokens, truth: Tensor, answer: Tensor | None) -> tuple[Cell, ...]:
@@ -105,4 +108,4 @@ def _words(form: Tokens, truth: Tensor, answer: Tensor | None) -> tuple[Cell, ..
 def _spelled(form: Tokens, token: int) -> str:
     if token == form.pad:
         return "–"
-    return form.words[token] if 0 <= token < len(form.words) else str(token)
+    return cut(form.words[token], LONGEST) if 0 <= token < len(form.words) else str(token)

@@ -10,6 +10,8 @@ from typing import Any
 
 Row = Mapping[str, Any]
 
+LONGEST = 500
+"""Characters of a remark that are kept: an error may quote a whole file."""
 KNOWN_RIGHT = 1e-3
 """Below this residual an answer explains the update to one part in a thousand."""
 
@@ -144,7 +146,7 @@ def failures(rows: Iterable[Row]) -> list[Failure]:
             _text(row.get("attack")),
             _text(row.get("believed")),
             _text(row.get("seed")),
-            _text(row.get("error")) or "no error was recorded",
+            _short(row.get("error")) or "no error was recorded",
         )
         for row in rows
         if row.get("status") != "done"
@@ -162,7 +164,12 @@ def grouped(found: Iterable[Result], key: Callable[[Result], object]) -> list[Gr
 
 def setup(result: Result) -> tuple[object, ...]:
     """What makes two trials repetitions of each other: all but the seed and the batch."""
-    return result.client, result.attack, result.believed, result.tell, result.n, result.name
+    return result.client, result.attack, *variant(result)
+
+
+def variant(result: Result) -> tuple[object, ...]:
+    """What differs between trials of one client and one attack."""
+    return result.believed, result.tell, result.n, result.name, result.kind
 
 
 def _result(row: Row) -> Result:
@@ -171,12 +178,12 @@ def _result(row: Row) -> Result:
     recovered = _flags(row.get("recovered"))
     return Result(
         key=_text(row.get("key")),
-        name=_text(row.get("name")) or "network",
+        name=_short(row.get("name")) or "network",
         parameters=_whole(row.get("parameters")),
         client=_text(row.get("client")),
         attack=_text(row.get("attack")),
         believed=_text(row.get("believed")),
-        tell=tuple(_text(word) for word in _list(row.get("tell"))),
+        tell=tuple(_short(word) for word in _list(row.get("tell"))),
         seed=_text(row.get("seed")),
         n=max(_whole(row.get("n")), len(recovered), 1),
         batch=_text(row.get("batch")),
@@ -189,7 +196,7 @@ def _result(row: Row) -> Result:
         labels=_labels(row.get("labels")),
         residual=tuple(_or_nan(r) for r in _list(row.get("residual"))),
         baselines=_baselines(row.get("baselines"), metric),
-        note=_text(row.get("note")),
+        note=_short(row.get("note")),
         seconds=_or_nan(row.get("seconds")),
         row=row,
     )
@@ -198,7 +205,7 @@ def _result(row: Row) -> Result:
 def _baselines(given: object, metric: str) -> tuple[Baseline, ...]:
     return tuple(
         Baseline(
-            _text(name),
+            _short(name),
             _numbers_of(about).get(metric, ()),
             sum(_flags(_mapping(about).get("recovered"))),
         )
@@ -234,6 +241,11 @@ def _flags(given: object) -> tuple[bool, ...]:
 
 def _whole(given: object) -> int:
     return given if isinstance(given, int) and not isinstance(given, bool) else 0
+
+
+def _short(given: object) -> str:
+    text = _text(given)
+    return text if len(text) <= LONGEST else text[: LONGEST - 1] + "…"
 
 
 def _text(given: object) -> str:

@@ -84,6 +84,8 @@ def paragraphs(found: Sequence[Result], failed: Sequence[Failure]) -> list[str]:
         _shown(worst, len(found)),
         _certain(worst),
         _guess(worst),
+        _learned(found, worst),
+        _honest(found, worst),
         _others(found, worst),
         _knowing(found),
     ]
@@ -161,6 +163,36 @@ def _guess(worst: Result) -> str:
     if worst.guessed:
         return f"{compared} The attack does no better: this result does not show a leak."
     return compared
+
+
+def _learned(found: Sequence[Result], worst: Result) -> str:
+    """What leaked beside whole examples: which one it was, and the labels."""
+    parts, noun = [], words.noun(worst.kind)
+    if not worst.hits and any(worst.identified):
+        parts.append(
+            f"{sum(worst.identified)} of {worst.n} answers lie closer to their own original than "
+            f"to any other {noun} of a public pool."
+        )
+    untold = [r.labels for r in found if r.labels and "y" not in r.tell]
+    right, chance = max(untold, key=lambda pair: pair[0] - pair[1], default=(0.0, 0.0))
+    if right > chance:
+        parts.append(
+            f"Labels leak too: up to {100 * right:.0f} % of them were inferred, where chance "
+            f"gives {100 * chance:.0f} %."
+        )
+    return " ".join(parts)
+
+
+def _honest(found: Sequence[Result], worst: Result) -> str:
+    """What remains when the server follows the protocol, where the worst case does not."""
+    honest = tuple(result for result in found if not result.malicious)
+    if not worst.malicious or not honest:
+        return ""
+    best = Group(honest).worst
+    return (
+        f"An honest server recovers {best.hits} of {best.n} at most: client "
+        f"{words.expression(best.client)}, attack {words.expression(best.attack)}."
+    )
 
 
 def _others(found: Sequence[Result], worst: Result) -> str:

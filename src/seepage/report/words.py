@@ -62,7 +62,7 @@ def metric_name(metric: str) -> str:
     """The name of a score as one writes it."""
     if metric.endswith("_right"):
         return "right"
-    return {"psnr": "PSNR", "ssim": "SSIM"}.get(metric, metric.replace("_", " "))
+    return {"psnr": "PSNR", "ssim": "SSIM"}.get(metric, cut(metric.replace("_", " "), 40))
 
 
 def small(number: float) -> str:
@@ -85,14 +85,17 @@ def label(text: str) -> str:
     >>> label("Prune(inner=FedSGD(), ratio=0.5)")
     'Prune(FedSGD(), ratio=0.5)'
     """
-    return text.replace("(inner=", "(")
+    return cut(text, 600).replace("(inner=", "(")
+
+
+def cut(text: str, longest: int) -> str:
+    """The beginning of a text that is too long to show."""
+    return text if len(text) <= longest else text[: longest - 1] + "…"
 
 
 def expression(text: str, longest: int = 80) -> str:
     """An expression inside a sentence, marked so that a page can set it apart."""
-    shown = label(plain(text))
-    cut = shown if len(shown) <= longest else shown[: longest - 1] + "…"
-    return f"{_OPEN}{cut}{_CLOSE}"
+    return f"{_OPEN}{cut(label(plain(text)), longest)}{_CLOSE}"
 
 
 def plain(sentence: str) -> str:
@@ -168,7 +171,10 @@ def _layer(layer: Part) -> str:
     if layer.name in _STEPS:
         return _STEPS[layer.name].format_map(defaultdict(lambda: "an unknown number", settings))
     with_what = ", ".join(f"{k} = {v}" for k, v in settings.items())
-    return f"It then applies {layer.name}" + (f" with {with_what}." if with_what else ".")
+    return (
+        cut(f"It then applies {layer.name}" + (f" with {with_what}" if with_what else ""), 300)
+        + "."
+    )
 
 
 _STATISTICS = "It shares the statistics of its normalisation layers too."
