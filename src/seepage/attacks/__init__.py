@@ -24,6 +24,12 @@ from seepage.attacks.matching import (
     Small,
     StartFrom,
     Uniform,
+    dlg,
+    idlg,
+    inverting_gradients,
+    modern,
+    see_through,
+    tag,
 )
 
 __all__ = [
@@ -56,4 +62,10 @@ __all__ = [
     "Told",
     "Uniform",
     "Yin",
+    "dlg",
+    "idlg",
+    "inverting_gradients",
+    "modern",
+    "see_through",
+    "tag",
 ]

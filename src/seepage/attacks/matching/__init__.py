@@ -6,6 +6,14 @@ from seepage.attacks.matching.group import Group
 from seepage.attacks.matching.invert import Invert
 from seepage.attacks.matching.objectives import L2, TAG, Cosine
 from seepage.attacks.matching.optimisers import LBFGS, Adam
+from seepage.attacks.matching.presets import (
+    dlg,
+    idlg,
+    inverting_gradients,
+    modern,
+    see_through,
+    tag,
+)
 from seepage.attacks.matching.priors import TV, BatchStats, Features, L2Prior
 from seepage.attacks.matching.restarts import Restarts
 from seepage.attacks.matching.starts import Gray, Normal, Pattern, Small, StartFrom, Uniform
@@ -32,4 +40,10 @@ __all__ = [
     "Small",
     "StartFrom",
     "Uniform",
+    "dlg",
+    "idlg",
+    "inverting_gradients",
+    "modern",
+    "see_through",
+    "tag",
 ]

@@ -1,6 +1,7 @@
 """Solving to the end what a search brought near: damped Gauss-Newton steps in double precision."""
 
 import math
+import warnings
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
@@ -32,7 +33,9 @@ _KINKED = (
     nn.AdaptiveMaxPool2d,
 )
 _LARGEST, _AT_ONCE = 4096, 192
-_SOLVED, _STALLED, _LEAST = 1e-27, 1e3, 1e-18
+_SOLVED, _STALLED, _LEAST = 3e-14, 1e3, 1e-18
+# Below this cost the update's own rounding counts, and all of its entries average it out.
+_NEAR = 1e-10
 
 Residual = Callable[[Tensor], Tensor]
 
@@ -65,24 +68,24 @@ class LM:
         return answered(x, problem.y, before, search.record)
 
     def _solved(self, residual: Residual, u: Tensor, search: Search) -> Tensor:
-        shape, damping = u.shape, 1e-9
-        point, rest = u.flatten(), residual(u.flatten())
+        point, rest, damping = u.flatten(), residual(u.flatten()), 1e-9
+        floor = _precision(search.problem) ** 2
+        sketches = (_Sketch.of(len(rest), len(point), rest), _Sketch.of(len(rest), len(rest), rest))
         for _ in range(self.steps):
-            slopes = _jacobian(residual, point)
-            gram, right = slopes @ slopes.T, -(slopes @ rest)
-            accepted = False
-            while not accepted and damping <= _STALLED:
-                moved = point + _damped(gram, right, damping)
-                new = residual(moved)
-                accepted = bool(new.square().sum() < rest.square().sum())
-                damping = max(damping / 10, _LEAST) if accepted else damping * 10
-            if not accepted:
+            cost = float(rest.square().sum())
+            near = cost < _NEAR
+            sketch = sketches[near]
+            slopes = _jacobian(residual, point, sketch)
+            system = slopes @ slopes.T, -(slopes @ sketch(rest))
+            moved, new, damping = _accepted(residual, (point, cost), system, damping)
+            if new is None:
                 search.record.remarks.append("finisher stalled")
                 break
             point, rest = moved, new
-            if float(rest.square().sum()) < _SOLVED:
+            left = float(rest.square().sum())
+            if left < floor or (near and left > cost / 2):
                 break
-        return point.view(shape)
+        return point.view(u.shape)
 
     def _check(self, problem: Problem, leaves: Sequence[Tensor]) -> None:
         size = problem.u(leaves).numel()
@@ -143,15 +146,67 @@ def _one_row(model: Model, y: Tensor | None, observed: tree.Tensors) -> dict[str
     return {last[-1]: int(y[0])} if last and known and y is not None else {}
 
 
-def _jacobian(residual: Residual, point: Tensor) -> Tensor:
-    """Each row the residual's derivative in one entry of the point."""
+@dataclass(frozen=True, eq=False)
+class _Sketch:
+    """Random signed sums of a residual's entries: 1.5 of them for each unknown.
+
+    A consistent system stays consistent and keeps its solution, and its normal matrix costs a
+    fraction. Clarkson and Woodruff 2013, arXiv 1207.6365.
+    """
+
+    bucket: Tensor
+    sign: Tensor
+    size: int
+
+    @classmethod
+    def of(cls, rows: int, unknowns: int, like: Tensor) -> "_Sketch":
+        """A fixed draw; fewer rows than that stay as they are."""
+        size, rng = int(1.5 * unknowns), torch.Generator().manual_seed(0)
+        if rows <= size:
+            plain = torch.arange(rows, device=like.device)
+            return cls(plain, torch.ones_like(like), rows)
+        bucket = torch.randint(size, (rows,), generator=rng).to(like.device)
+        sign = 2.0 * torch.randint(2, (rows,), generator=rng).to(like) - 1
+        return cls(bucket, sign, size)
+
+    def __call__(self, rows: Tensor) -> Tensor:
+        """The sums along the last dimension."""
+        sums = rows.new_zeros((*rows.shape[:-1], self.size))
+        return sums.index_add_(-1, self.bucket, rows * self.sign)
+
+
+def _accepted(
+    residual: Residual, at: tuple[Tensor, float], system: tuple[Tensor, Tensor], damping: float
+) -> tuple[Tensor, Tensor | None, float]:
+    """The first step, damped more and more, that lowers the cost; no residual where none does."""
+    point, cost = at
+    while damping <= _STALLED:
+        moved = point + _damped(*system, damping)
+        new = residual(moved)
+        if bool(new.square().sum() < cost):
+            return moved, new, max(damping / 10, _LEAST)
+        damping *= 10
+    return point, None, damping
+
+
+def _precision(problem: Problem) -> float:
+    """The relative distance to which the update itself was rounded."""
+    kinds = [g.dtype for g in problem.match.observed.values()]
+    return max(_SOLVED, *(1.5 * torch.finfo(kind).eps for kind in kinds))
+
+
+def _jacobian(residual: Residual, point: Tensor, sketch: _Sketch) -> Tensor:
+    """Each row the residual's derivative in one entry of the point, sketched."""
 
     def along(direction: Tensor) -> Tensor:
         slope: Tensor = torch.func.jvp(residual, (point,), (direction,))[1]
         return slope
 
     directions = torch.eye(len(point), dtype=point.dtype, device=point.device)
-    parts = [torch.func.vmap(along)(part) for part in torch.split(directions, _AT_ONCE)]
+    with warnings.catch_warnings():
+        # Forward derivatives in torch 2.13 still use a part of it that warns that it is old.
+        warnings.simplefilter("ignore", DeprecationWarning)
+        parts = [sketch(torch.func.vmap(along)(part)) for part in torch.split(directions, _AT_ONCE)]
     return torch.cat(parts)
 
 
