@@ -256,6 +256,14 @@ def test_writing_where_nothing_can_be_written_is_a_clear_error(tmp_path: Path) -
         seen().save(tmp_path / "file" / "seen.safetensors")
 
 
+def test_tensors_that_share_memory_are_written_as_they_look(tmp_path: Path) -> None:
+    whole = torch.arange(6.0)
+    parts = {"whole": whole, "half": whole[:3], "turned": whole.view(2, 3).T}
+    files.write(tmp_path / "views.safetensors", parts, {})
+    tensors, _ = files.read(tmp_path / "views.safetensors")
+    assert all(torch.equal(tensors[name], part) for name, part in parts.items())
+
+
 def test_told_labels_must_fit_the_number_of_examples(tmp_path: Path) -> None:
     path = tmp_path / "told.safetensors"
     seen().save(path)

@@ -18,7 +18,8 @@ _KEY = "seepage"
 def write(path: str | Path, tensors: Mapping[str, Tensor], about: Json) -> None:
     """Write all or nothing: a reader never sees half a file, whenever the writer dies."""
     path = Path(path)
-    plain = {name: tensor.detach().to("cpu").contiguous() for name, tensor in tensors.items()}
+    # The format knows no views: tensors that share memory are written as copies.
+    plain = {name: tensor.detach().cpu().contiguous().clone() for name, tensor in tensors.items()}
     data = save(plain, metadata={_KEY: json.dumps(about)})
     draft = path.with_name(f".{path.name}.{os.getpid()}")
     try:

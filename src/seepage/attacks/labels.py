@@ -9,7 +9,6 @@ import math
 from dataclasses import dataclass
 from typing import Literal, Protocol
 
-import scipy.optimize
 import torch
 from torch import Generator, Tensor
 
@@ -316,7 +315,9 @@ def _explained(head: Head, n: int) -> Tensor:
     rows = (predicted - torch.eye(head.classes, device=predicted.device)).T
     left = torch.cat([rows, torch.ones_like(rows[:1])]).cpu().numpy()
     right = torch.cat([n * gradient.double(), gradient.new_tensor([n]).double()]).cpu().numpy()
-    found, _ = scipy.optimize.nnls(left, right)
+    from scipy.optimize import nnls
+
+    found, _ = nnls(left, right)
     return torch.from_numpy(found).to(gradient.device)
 
 

@@ -3,7 +3,6 @@
 import functools
 
 import torch
-from scipy.optimize import linear_sum_assignment
 from torch import Generator, Tensor
 
 from seepage.attacks.matching.invert import Invert
@@ -66,6 +65,8 @@ def _order(base: Tensor, member: Tensor) -> Tensor:
     """Which image of the member belongs to each image of the base."""
     if len(base) == 1:
         return torch.zeros(1, dtype=torch.long, device=base.device)
+    from scipy.optimize import linear_sum_assignment
+
     costs = torch.cdist(base.flatten(1), member.flatten(1)).square()
     found = linear_sum_assignment(costs.cpu().numpy())[1]
     return torch.as_tensor(found, device=base.device)
