@@ -334,6 +334,14 @@ def test_pictures_stand_beside_what_is_known_of_them(page: str) -> None:
     assert "are not shown: the best reconstructions come first" in page
 
 
+def test_the_attacker_who_knows_the_client_stands_first(tmp_path: Path) -> None:
+    prune = "Prune(inner=FedSGD())"
+    naive = made.row(client=prune, recovered=[True, True])
+    page = html([naive, made.row(client=prune, believed=prune)], tmp_path)
+    found = re.findall(r"<h4>\s*(.*?)\s*(?::|</h4>)", page)
+    assert found == ["Honest server, adaptive", "Honest server, naive"]
+
+
 def test_tables_and_sentences_are_readable_with_right_cells_marked(tmp_path: Path) -> None:
     page = html(made.mixed(tmp_path), tmp_path)
     assert re.search(r'<td>age</td><td>46</td><td class="right">46</td>', page)

@@ -68,12 +68,17 @@ class Card:
 
     @property
     def worst(self) -> Result:
-        return self.cases[0].result
+        return self.clearest.result
+
+    @property
+    def clearest(self) -> Case:
+        """The case that recovers most."""
+        return max(self.cases, key=lambda case: case.result.strength)
 
 
 def highlights(shown: Sequence[Card]) -> list[Example]:
     """A few recovered images of the worst trial, those with most to see."""
-    examples = shown[0].cases[0].examples if shown else ()
+    examples = shown[0].clearest.examples if shown else ()
     hits = [e for e in examples if e.recovered and e.answer and e.original]
     return sorted(hits, key=lambda e: -len(e.original.source if e.original else ""))[:3]
 
@@ -91,6 +96,8 @@ def cards(found: Sequence[Result], folder: Path) -> tuple[list[Card], int]:
     for i, card in enumerate(chosen):
         view = View(folder, side, PAIRS if i < FULL else FEWER)
         first = card[0][0]
+        # Who knows the client stands on the left, whoever recovers more.
+        card.sort(key=lambda case: not case[0].adaptive)
         made.append(Card(first.client, first.attack, tuple(_case(r, k, view) for r, k in card)))
     return made, len(groups) - len(made)
 
