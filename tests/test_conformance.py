@@ -71,6 +71,7 @@ ATTACKS: dict[str, tuple[Attack, Callable[..., Setting]]] = {
         attacks.Invert(attacks.L2(), (), attacks.Joint(), optimiser=attacks.LBFGS(), steps=2),
         smooth,
     ),
+    "Group": (attacks.Group(attacks.Invert(steps=3), members=2), smooth),
     "Restarts": (attacks.Restarts(attacks.Invert(steps=3), 2), smooth),
 }
 DEFENSES: dict[str, Client] = {
