@@ -254,13 +254,13 @@ def _kept(y: Tensor, wanted: Tensor, each: Tensor) -> Tensor:
 
 
 def overlap(found: Tensor, truth: Tensor) -> float:
-    """The share of labels that two batches have in common, order aside.
+    """The share of the truth's labels that were found, order aside; -1 stands for no label.
 
     >>> overlap(torch.tensor([0, 0, 1]), torch.tensor([0, 1, 1]))
     0.6666666666666666
     """
     classes = int(max(found.max(), truth.max())) + 1
-    pair = [torch.bincount(y, minlength=classes) for y in (found, truth)]
+    pair = [torch.bincount(y[y >= 0], minlength=classes) for y in (found, truth)]
     return float(torch.minimum(*pair).sum()) / len(truth)
 
 
