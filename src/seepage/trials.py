@@ -3,7 +3,6 @@
 import functools
 import hashlib
 import time
-import types
 from collections.abc import Callable, Generator, Mapping, Sequence
 from contextlib import closing
 from dataclasses import dataclass
@@ -11,7 +10,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
 import seepage
 from seepage import tree
@@ -20,6 +19,7 @@ from seepage.errors import Failed
 from seepage.executors import Executor, Serial
 from seepage.forms import form_to
 from seepage.metrics import score
+from seepage.prints import Prints, of_batch, of_model
 from seepage.store import Row, Store, plain
 from seepage.values import describe
 
@@ -44,7 +44,7 @@ class Trial:
     @property
     def key(self) -> str:
         """Sixteen hexadecimal digits that name this trial in a store."""
-        return _key(self, _Prints())
+        return _key(self, Prints())
 
     def __eq__(self, other: object) -> bool:
         return isinstance(other, Trial) and self.key == other.key
@@ -85,7 +85,7 @@ def sweep(
 
     A trial that fails becomes a row with its error, and is run again by the next sweep.
     """
-    store, prints = Store.of(store), _Prints()
+    store, prints = Store.of(store), Prints()
     named = {_key(trial, prints): trial for trial in trials}
     rows = store.rows()
     todo = {key: trial for key, trial in named.items() if not _done(rows.get(key))}
@@ -240,7 +240,7 @@ def _about(trial: Trial, key: str) -> Row:
         "tell": list(trial.tell),
         "seed": trial.seed,
         "n": len(trial.batch),
-        "batch": _batch(trial.batch),
+        "batch": of_batch(trial.batch),
         "form": plain(form_to(trial.model.form)),
         "malicious": hasattr(trial.attack, "craft"),
         "error": None,
@@ -253,21 +253,7 @@ def _failed(about: Row, error: Exception) -> Row:
     return about | {"status": "failed", "error": " ".join(said.split())[:1000]}
 
 
-class _Prints:
-    """Fingerprints, each taken once: many trials share one model, batch and public set."""
-
-    def __init__(self) -> None:
-        self._known: dict[int, tuple[object, str]] = {}
-
-    def of(self, thing: Any, measure: Callable[[Any], str]) -> str:
-        # The thing itself is kept too, so that its number is not given to another.
-        known = self._known.get(id(thing))
-        if known is None:
-            known = self._known[id(thing)] = thing, measure(thing)
-        return known[1]
-
-
-def _key(trial: Trial, prints: _Prints) -> str:
+def _key(trial: Trial, prints: Prints) -> str:
     public = trial.public
     parts = (
         seepage.__version__,
@@ -276,42 +262,8 @@ def _key(trial: Trial, prints: _Prints) -> str:
         prints.of(trial.believed or trial.client, describe),
         tuple(sorted(trial.tell)),
         trial.seed,
-        prints.of(trial.model, _model),
-        prints.of(trial.batch, _batch),
+        prints.of(trial.model, of_model),
+        prints.of(trial.batch, of_batch),
         None if public is None else prints.of(public, describe),
     )
     return hashlib.blake2b(repr(parts).encode(), digest_size=8).hexdigest()
-
-
-def _batch(batch: Batch) -> str:
-    named = {"x": batch.x, "y": batch.y}
-    return tree.fingerprint({name: t for name, t in named.items() if t is not None})
-
-
-def _model(model: Model) -> str:
-    loss = _network(model.loss) if isinstance(model.loss, nn.Module) else describe(model.loss)
-    parts = (tree.fingerprint(model.state), _network(model.module), loss, form_to(model.form))
-    return repr(parts)
-
-
-def _network(module: nn.Module) -> str:
-    """What a network computes beside its tensors: its parts, their settings, and their code."""
-    return "\n".join(f"{name}: {_part(part)}" for name, part in module.named_modules())
-
-
-def _part(module: nn.Module) -> str:
-    kind = type(module)
-    settings = {
-        name: describe(field)
-        for name, field in sorted(vars(module).items())
-        if isinstance(field, str | int | float | bool | tuple | None)
-    }
-    forward = getattr(kind.forward, "__code__", None)
-    code = _code(forward) if forward and not kind.__module__.startswith("torch.") else ""
-    return f"{kind.__module__}.{kind.__qualname__} {settings} {code}"
-
-
-def _code(code: types.CodeType) -> str:
-    constants = [c for c in code.co_consts if isinstance(c, str | int | float | None)]
-    parts = (code.co_code.hex(), code.co_names, constants)
-    return hashlib.blake2b(repr(parts).encode(), digest_size=6).hexdigest()
