@@ -12,6 +12,7 @@ from torch import Tensor, nn
 from seepage import tree
 
 T = TypeVar("T")
+_LITERALS = (str, int, float, tuple, Tensor, type(None))
 
 
 def describe(thing: object) -> str:
@@ -39,8 +40,7 @@ def describe(thing: object) -> str:
     if isinstance(thing, list):
         return "[" + ", ".join(map(describe, thing)) + "]"
     if callable(thing) and hasattr(thing, "__qualname__"):
-        code = getattr(thing, "__code__", None) if "<" in thing.__qualname__ else None
-        body = f"#{hashlib.blake2b(code.co_code, digest_size=4).hexdigest()}" if code else ""
+        body = f"#{_body(thing)}" if "<" in thing.__qualname__ else ""
         # A spawned worker knows the main module of its parent by another name.
         home = thing.__module__.replace("__mp_main__", "__main__")
         return f"{home}:{thing.__qualname__}{body}"
@@ -50,6 +50,17 @@ def describe(thing: object) -> str:
         settings = ", ".join(f"{name}={describe(part)}" for name, part in vars(thing).items())
         return f"{type(thing).__name__}({settings})"
     return re.sub(r" at 0x[0-9a-f]+", "", repr(thing))
+
+
+def _body(function: Any) -> str:
+    """A digest of what a nameless function computes: its code, its constants, what it encloses."""
+    code = getattr(function, "__code__", None)
+    if code is None:
+        return "builtin"
+    cells = [cell.cell_contents for cell in function.__closure__ or ()]
+    used = [c for c in (*code.co_consts, *cells) if isinstance(c, _LITERALS)]
+    parts = (code.co_code.hex(), code.co_names, describe(used), describe(function.__defaults__))
+    return hashlib.blake2b(repr(parts).encode(), digest_size=4).hexdigest()
 
 
 def _fields(thing: Any) -> list[str]:
