@@ -298,3 +298,19 @@ def test_stopping_says_how_to_resume(tmp_path: Path) -> None:
     with Store(tmp_path).writing():
         pass  # the lock is free, although the error still holds the stack
     assert [row["seed"] for row in sweep([make(), make(seed=1)], tmp_path)] == [0, 1]
+
+
+def test_a_key_knows_the_constants_of_a_nameless_function() -> None:
+    def made(scale: float) -> Any:
+        return lambda output, target: scale * nn.functional.cross_entropy(output, target)
+
+    losses = [
+        made(1.0),
+        made(2.0),
+        lambda output, target: 2 * output.sum(),
+        lambda output, target: 3 * output.sum(),
+        lambda output, target: 3 * output.mean(),
+    ]
+    models = [Model.of(network(), loss, FORM) for loss in losses]
+    assert len({make(model=model).key for model in models}) == 5
+    assert make(model=Model.of(network(), made(1.0), FORM)).key == make(model=models[0]).key
