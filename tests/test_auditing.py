@@ -199,3 +199,13 @@ def test_default_attacks_are_those_that_can_work_on_the_network() -> None:
     conv = nn.Sequential(nn.Conv2d(3, 2, 3), nn.Flatten(), nn.Linear(8, 5))
     assert [type(one).__name__ for one in defaults(dense)] == ["BiasRatio", "Invert"]
     assert list(defaults(model_of(conv, Batch(images())))) == [Invert()]
+
+
+def test_a_bar_shows_on_terminals_only(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    audit(net(), (images(), LABELS), attacks=[nothing])
+    assert capsys.readouterr().err == ""
+    monkeypatch.setenv("FORCE_COLOR", "1")  # rich takes it for a terminal
+    audit(net(), (images(), LABELS), attacks=[nothing])
+    assert "1/1" in capsys.readouterr().err

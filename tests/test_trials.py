@@ -1,6 +1,8 @@
 """Trials: keys that name them, rows that say all of them, sweeps that finish what is missing."""
 
 import dataclasses
+import os
+import signal
 import subprocess
 import sys
 from pathlib import Path
@@ -270,6 +272,19 @@ def test_executors_agree_bit_for_bit(tmp_path: Path) -> None:
         first, _ = files.read(tmp_path / "a" / ours["artefact"])
         second, _ = files.read(tmp_path / "b" / theirs["artefact"])
         assert all(torch.equal(first[name], second[name]) for name in first)
+
+
+def dying(seen: Observation, rng: Generator) -> Reconstruction:
+    os.kill(os.getpid(), signal.SIGKILL)
+    raise AssertionError
+
+
+def test_a_trial_that_kills_its_process_becomes_a_failed_row(tmp_path: Path) -> None:
+    failed, done = sweep([make(attack=dying), make()], tmp_path, Processes(1))
+    assert (failed["status"], done["status"]) == ("failed", "done")
+    assert failed["key"] == make(attack=dying).key
+    assert "exit code -9" in failed["error"]
+    assert Store(tmp_path).rows()[failed["key"]] == failed
 
 
 def test_an_unpicklable_attack_is_a_clear_error(tmp_path: Path) -> None:

@@ -4,13 +4,14 @@ import dataclasses
 import itertools
 import math
 from collections.abc import Iterable, Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
 from pathlib import Path
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 
+from seepage import progress
 from seepage.checks import at_least
 from seepage.clients import FedSGD, Given
 from seepage.core import Attack, Batch, Client, Loss, Model, Told, noiseless, stream
@@ -35,6 +36,7 @@ class Plan:
     Each of the first `batches` batches is shared and attacked once for each of the `seeds`.
     `public` are examples that anyone could have: scores stand beside what they already give away.
     With a `store`, a stopped audit goes on where it was when the same audit is run again.
+    Without `progress`, a bar shows on a terminal.
     """
 
     seeds: tuple[int, ...] = (0,)
@@ -71,7 +73,9 @@ def audit(
         _check(known.form, batch)
     trials = planned(known, batches, clients, attacks or defaults(known), plan)
     store = Store.of(plan.store)
-    return Report([*sweep(trials, store, plan.executor, plan.progress)], store.folder)
+    with progress.trials() if plan.progress is None else nullcontext(plan.progress) as tell:
+        rows = sweep(trials, store, plan.executor, tell)
+    return Report([*rows], store.folder)
 
 
 def planned(
