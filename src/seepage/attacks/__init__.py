@@ -31,6 +31,7 @@ from seepage.attacks.matching import (
     see_through,
     tag,
 )
+from seepage.attacks.rgap import RGap
 
 __all__ = [
     "Adam",
@@ -54,6 +55,7 @@ __all__ = [
     "Learned",
     "Normal",
     "Pattern",
+    "RGap",
     "Restarts",
     "Small",
     "StartFrom",

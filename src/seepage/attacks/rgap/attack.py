@@ -1,0 +1,246 @@
+"""R-GAP: one example in closed form, layer by layer, from the gradient of a deep network."""
+
+import dataclasses
+import functools
+import math
+from dataclasses import dataclass
+from typing import Any, Literal
+
+import torch
+from torch import Generator
+
+from seepage.attacks.rgap import candidates as found
+from seepage.attacks.rgap import joint as joining
+from seepage.attacks.rgap.candidates import Candidate
+from seepage.attacks.rgap.certificate import clamped, verdict
+from seepage.attacks.rgap.problem import Problem, problem
+from seepage.attacks.rgap.recursion import Step, System, back, error_signal
+from seepage.attacks.rgap.refine import polished, settled
+from seepage.attacks.rgap.repair import propagated, repaired
+from seepage.chains import layer_rank, network_ranks
+from seepage.checks import one_of, positive
+from seepage.core import Observation, Reconstruction
+from seepage.errors import InvalidInput
+from seepage.values import value
+
+__all__ = ["RGap"]
+
+
+@value
+class RGap:
+    """Recursive gradient attack: x_i from [W; K(k)] x_i = [z; g], for i = d, d-1, ..., 1.
+
+    Zhu & Blaschko 2021, arXiv 2010.07733. One example, one gradient, a chain of Linear and Conv2d
+    layers. Every answer has a certificate: the relative residual of its own gradient. Beyond the
+    paper: unknown labels and both roots of the logistic head, `repair` of signs lost to noise,
+    `joint` solves of two layers where one is short of equations, and `refine`, Gauss-Newton with
+    frozen kinks ("auto": where the residual asks for it).
+
+    `noise` is the standard deviation of the update's noise, where the believed client has none.
+    With `combination` a batch gives one mixture of its examples instead of a refusal.
+
+    >>> from seepage import Batch, FedSGD, Images, Model, observe
+    >>> rng = torch.Generator().manual_seed(0)
+    >>> net = torch.nn.Sequential(torch.nn.Flatten(), torch.nn.Linear(16, 3))
+    >>> model = Model.of(net, torch.nn.functional.cross_entropy, Images((1, 4, 4), classes=3))
+    >>> batch = Batch(torch.rand(1, 1, 4, 4, generator=rng), torch.tensor([2]))
+    >>> answer = RGap()(observe(model, batch, FedSGD(), rng), rng)
+    >>> bool((answer.x - batch.x).abs().max() < 1e-5), int(answer.y)
+    (True, 2)
+    """
+
+    tol: float = 1e-9
+    repair: bool = True
+    joint: bool = True
+    refine: Literal["auto", "none"] = "auto"
+    noise: float | None = None
+    combination: bool = False
+
+    def __post_init__(self) -> None:
+        positive("RGap.tol", self.tol)
+        one_of("RGap.refine", self.refine, ("auto", "none"))
+        if self.noise is not None:
+            positive("RGap.noise", self.noise)
+
+    def __call__(self, seen: Observation, rng: Generator) -> Reconstruction:
+        if (seen.n or 1) > 1 and not self.combination:
+            raise InvalidInput(
+                f"RGap: n={seen.n} examples, and R-GAP reads one. Use Span, Imprint or Invert, or "
+                "combination=True for one mixture of them."
+            )
+        made = problem(seen, self.noise)
+        with torch.no_grad():
+            answers = self._recovered(made, seen.n is None, rng)
+        if self.combination and seen.n != 1:
+            return _mixture(answers[0], seen)
+        return _answer(made, answers, seen)
+
+    def _recovered(self, made: Problem, unknown: bool, rng: Generator) -> list[Candidate]:
+        """All candidates: the recursion, then repair and refinement where the residual asks."""
+        solve = _Solver(self.tol, self.joint, network_ranks(made.chain))
+        ended = found.followed(made, found.readings(made), solve.plain)
+        best = min(c.residual for c in ended if not c.note)
+        several = unknown and made.rank > 1
+        if (best <= 1e-5 and not made.sigma) or several:
+            return [t for c in ended for t in ([c] if c.note else found.twins(c))]
+        made = dataclasses.replace(made, sigma=_sigma(made, ended))
+        better = [c if c.note else self._improved(c, made, solve, rng) for c in ended]
+        return [t for c in better for t in ([c] if c.note else found.twins(c))]
+
+    def _improved(
+        self, candidate: Candidate, made: Problem, solve: "_Solver", rng: Generator
+    ) -> Candidate:
+        if self.repair and made.sigma and made.relative > 1e-9:
+            noisy = functools.partial(solve.noisy, rng=rng)
+            (again,) = found.followed(made, [candidate.head], noisy)
+            candidate = min((candidate, again), key=lambda c: c.residual)
+        # With a layer short of equations the slopes are wrong, and no polish helps them.
+        if self.refine == "auto" and (candidate.residual < 0.3 or made.relative > 1e-6):
+            x = polished(candidate.problem, candidate.x, candidate.head.label, candidate.trail)
+            moved = (x, settled(candidate.problem.chain, x, candidate.trail))
+            tried = [found.measured(dataclasses.replace(candidate, x=at)) for at in moved]
+            candidate = min((candidate, *tried), key=lambda c: c.residual)
+        return candidate
+
+
+@dataclass(frozen=True, eq=False)
+class _Solver:
+    """How one layer's input is found: alone, with the layer before, or with repair."""
+
+    tol: float
+    joint: bool
+    ranks: list[int]
+
+    def plain(self, problem: Problem, i: int, after: Step) -> list[Step]:
+        chain = problem.chain
+        short = layer_rank(chain.layers[i]) < chain.layers[i].unknowns
+        full = i >= 1 and self.ranks[i - 1] == chain.layers[i - 1].unknowns
+        if self.joint and short and full and joining.possible(chain, i):
+            return joining.together(chain, i, problem.gradient, after, self.tol)
+        return [back(chain, i, problem.gradient, after, self.tol)]
+
+    def noisy(self, problem: Problem, i: int, after: Step, rng: Generator) -> list[Step]:
+        chain, sigma = problem.chain, problem.sigma or 0.0
+        error = after.error or sigma / float(after.k.norm())
+        plain = self.plain(problem, i, after)
+        if len(plain) > 1 or chain.layers[i].window is None:
+            grown = max(error, sigma / float(plain[-1].k.norm()))
+            return [dataclasses.replace(step, error=grown) for step in plain]
+        signal = error_signal(chain, i, after)
+        system = System(chain.layers[i], signal.k, signal.known)
+        right = float(system.right(signal.z, problem.weight(i)).norm())
+        noise = propagated(system, right, error, signal.slope, (sigma, rng))
+        step = repaired(chain, i, problem.gradient, after, plain[0], noise)
+        return [dataclasses.replace(step, error=noise.after)]
+
+
+def _sigma(made: Problem, ended: list[Candidate]) -> float:
+    """The noise: told, or the part of the last gradient beyond rank one, or the last fit's."""
+    if made.sigma is not None:
+        return made.sigma
+    weight = made.weight(-1)
+    outputs, inputs = weight.shape
+    if outputs > 2 and made.rank == 1:
+        tail = torch.linalg.svdvals(weight)[1:].norm()
+        return float(tail) / math.sqrt((outputs - 1) * (inputs - 1))
+    return made.head_noise if outputs > 1 else _last_misfit(made, ended)
+
+
+def _last_misfit(made: Problem, ended: list[Candidate]) -> float:
+    """The root mean square error of the last convolution's equations."""
+    chain, best = made.chain, min(ended, key=lambda c: c.residual)
+    convolutions = [i for i, layer in enumerate(chain.layers) if layer.window is not None]
+    if not convolutions:
+        return 0.0
+    i = convolutions[-1]
+    layer, step = chain.layers[i], best.trail[i]
+    system = System(layer, step.k)
+    right = system.right(error_signal(chain, i, best.trail[i + 1]).z, made.weight(i))
+    free = max(right.numel() - layer.unknowns, 1)
+    return step.residual * float(right.norm()) / (system.balance * math.sqrt(free))
+
+
+def _answer(made: Problem, answers: list[Candidate], seen: Observation) -> Reconstruction:
+    kept, outside = found.chosen(answers, seen.model.form)
+    best = kept[0]
+    belief = verdict(best.residual, best.problem.relative)
+    if belief != "failed" and len(kept) > 1:
+        belief = "ambiguous"
+    notes = [_failure(made, best, seen)] if belief == "failed" else []
+    notes += [f"{len(kept)} answers explain the update equally well"] * (belief == "ambiguous")
+    notes += [text for text in (outside, best.head.note) if text]
+    trace = _trace(made, best, answers, kept, seen)
+    return _one(best, seen, best.residual, "; ".join(notes), trace | {"belief": belief})
+
+
+def _mixture(best: Candidate, seen: Observation) -> Reconstruction:
+    """Of a batch, sum_b (k . k_b) x_b / (B |k|^2): a picture, never a recovery."""
+    note = f"not recovered: one combination of the {seen.n or 'unknown number of'} examples"
+    return _one(best, seen, math.nan, note, {"belief": "combination"})
+
+
+def _one(
+    best: Candidate, seen: Observation, residual: float, note: str, trace: dict[str, Any]
+) -> Reconstruction:
+    like = next(iter(seen.model.params.values()))
+    x = clamped(best.x, seen.model.form).to(like)[None]
+    label = best.problem.answer(best.head.label)
+    certificate = like.new_tensor([residual])
+    return Reconstruction(x, label, -certificate, certificate, note, trace)
+
+
+def _failure(made: Problem, best: Candidate, seen: Observation) -> str:
+    start = f"not recovered (residual {best.residual:.1e})"
+    for layer in reversed(made.chain.layers):
+        short = layer.unknowns - layer_rank(layer)
+        if short > 0:
+            return f"{start}: layer '{layer.name}' is short of {short} equations"
+    if seen.n is None and made.rank > 1:
+        return f"{start}: the last gradient has rank {made.rank}: it is of more than one example"
+    if any(layer.after.rectified for layer in made.chain.layers):
+        return f"{start}: too few active units behind a ReLU"
+    return f"{start}: signs lost to noise"
+
+
+def _trace(
+    made: Problem,
+    best: Candidate,
+    answers: list[Candidate],
+    kept: list[Candidate],
+    seen: Observation,
+) -> dict[str, Any]:
+    return {
+        "layers": [
+            _row(layer, step) for layer, step in zip(made.chain.layers, best.trail, strict=False)
+        ],
+        "candidates": [
+            {
+                "label": c.head.label,
+                "margin": None if math.isnan(c.head.margin) else c.head.margin,
+                "residual": c.residual,
+                "kept": c in kept,
+                "note": c.note,
+            }
+            for c in answers
+        ],
+        "sigma": made.sigma,
+        "factor": best.head.factor,
+        "twins": torch.stack([c.x for c in answers if not c.note]).to(
+            next(iter(seen.model.params.values()))
+        ),
+    }
+
+
+def _row(layer: Any, step: Step) -> dict[str, Any]:
+    return {
+        "name": layer.name,
+        "kind": layer.kind,
+        "unknowns": layer.unknowns,
+        "deficit": layer_rank(layer) - layer.unknowns,
+        "residual": step.residual,
+        "iterations": step.iterations,
+        "ambiguous": step.ambiguous,
+        "saturated": step.saturated,
+        "unknown": step.unknown,
+        "seconds": step.seconds,
+    }

@@ -1,0 +1,116 @@
+"""Linear and convolutional layers as two linear maps: of their input, and of their weights."""
+
+import math
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+from torch.nn import functional, grad
+
+from seepage.chains.activations import Activation
+
+Pair = tuple[int, int]
+
+
+@dataclass(frozen=True)
+class Window:
+    """How a convolution slides: nothing of it is unknown, and padding adds only zeros."""
+
+    kernel: Pair
+    stride: Pair = (1, 1)
+    padding: Pair = (0, 0)
+    dilation: Pair = (1, 1)
+    groups: int = 1
+
+
+@dataclass(frozen=True, eq=False)
+class Layer:
+    """z = W x + b, with everything in float64, and the activation that follows.
+
+    `weight` and `bias` are tensors, `name` the module's name in the state. For a convolution,
+    with k = dL/dz, the gradient dL/dW = K(k) x is linear in x too, and `gathered`, `scattered`
+    are that map and its adjoint.
+    """
+
+    name: str
+    kind: str
+    weight: Tensor
+    bias: Tensor | None
+    window: Window | None
+    inputs: tuple[int, ...]
+    outputs: tuple[int, ...]
+    after: Activation
+
+    @property
+    def weight_name(self) -> str:
+        """The name of the weights in a state."""
+        return f"{self.name}.weight" if self.name else "weight"
+
+    @property
+    def bias_name(self) -> str:
+        """The name of the bias in a state."""
+        return f"{self.name}.bias" if self.name else "bias"
+
+    @property
+    def unknowns(self) -> int:
+        """The number of entries of one input."""
+        return math.prod(self.inputs)
+
+    def forward(self, x: Tensor) -> Tensor:
+        """z = W x + b for one example."""
+        z = self.linear(x)
+        return z if self.bias is None else z + self._spread(self.bias)
+
+    def linear(self, x: Tensor) -> Tensor:
+        """W x."""
+        if self.window is None:
+            return self.weight @ x
+        return functional.conv2d(x[None], self.weight, None, *self._slide)[0]
+
+    def adjoint(self, z: Tensor) -> Tensor:
+        """W^T z."""
+        if self.window is None:
+            return self.weight.T @ z
+        return self._spread_back(self.weight, z)
+
+    def gathered(self, x: Tensor, k: Tensor) -> Tensor:
+        """K(k) x: the gradient of the weights."""
+        if self.window is None:
+            return torch.outer(k, x)
+        shape = list(self.weight.shape)
+        made: Tensor = grad.conv2d_weight(x[None], shape, k[None], *self._slide)  # type: ignore[no-untyped-call]
+        return made
+
+    def scattered(self, gradient: Tensor, k: Tensor) -> Tensor:
+        """K(k)^T g: the gradient stands where the weights of a transposed convolution do."""
+        if self.window is None:
+            return gradient.T @ k
+        return self._spread_back(gradient, k)
+
+    def convolved(self, x: Tensor, gradient: Tensor) -> Tensor:
+        """The adjoint of k -> K(k) x: a forward pass with the gradient as weights."""
+        if self.window is None:
+            return gradient @ x
+        return functional.conv2d(x[None], gradient, None, *self._slide)[0]
+
+    def without_bias(self, z: Tensor) -> Tensor:
+        """W x from z."""
+        return z if self.bias is None else z - self._spread(self.bias)
+
+    def biased(self, k: Tensor) -> Tensor:
+        """The gradient of the bias: k summed over positions."""
+        return k if self.window is None else k.sum((1, 2))
+
+    def _spread_back(self, weight: Tensor, z: Tensor) -> Tensor:
+        shape = [1, *self.inputs]
+        made: Tensor = grad.conv2d_input(shape, weight, z[None], *self._slide)  # type: ignore[no-untyped-call]
+        return made[0]
+
+    def _spread(self, bias: Tensor) -> Tensor:
+        return bias if self.window is None else bias[:, None, None]
+
+    @property
+    def _slide(self) -> tuple[Pair, Pair, Pair, int]:
+        assert self.window is not None
+        w = self.window
+        return w.stride, w.padding, w.dilation, w.groups
