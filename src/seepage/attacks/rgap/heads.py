@@ -8,7 +8,6 @@ import math
 from dataclasses import dataclass
 
 import torch
-from scipy.special import lambertw
 from torch import Tensor
 
 from seepage.chains import Layer
@@ -39,6 +38,8 @@ def margins(c: float) -> tuple[list[float], str]:
     """
     if c <= LOWEST:
         return [TURNING], "the margin is below its least value: the gradient is noisy"
+    from scipy.special import lambertw  # here, as scipy is slow to import
+
     argument = c * math.exp(-c) if c < 700 else 0.0
     branches = (0,) if c >= 0 else (0, -1)
     return [-c - float(lambertw(argument, branch).real) for branch in branches], ""
