@@ -72,6 +72,7 @@ ATTACKS: dict[str, tuple[Attack, Callable[..., Setting]]] = {
         smooth,
     ),
     "Group": (attacks.Group(attacks.Invert(steps=3), members=2), smooth),
+    "RGap": (attacks.RGap(combination=True), smooth),
     "Restarts": (attacks.Restarts(attacks.Invert(steps=3), 2), smooth),
 }
 DEFENSES: dict[str, Client] = {
