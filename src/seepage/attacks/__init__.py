@@ -32,6 +32,7 @@ from seepage.attacks.matching import (
     tag,
 )
 from seepage.attacks.rgap import RGap
+from seepage.attacks.span import Span
 
 __all__ = [
     "Adam",
@@ -58,6 +59,7 @@ __all__ = [
     "RGap",
     "Restarts",
     "Small",
+    "Span",
     "StartFrom",
     "TAG",
     "TV",

@@ -1,0 +1,185 @@
+"""Span: the row space of a gradient is the span of the inputs, and a small problem finds them."""
+
+import math
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, replace
+from typing import Any
+
+import torch
+from torch import Generator, Tensor
+
+from seepage.attacks.span import depth
+from seepage.attacks.span.activations import Activation, named
+from seepage.attacks.span.answers import labels, predicted_error, signed
+from seepage.attacks.span.equations import Unknown
+from seepage.attacks.span.layers import Stack, stack_of
+from seepage.attacks.span.measured import Measured, exact, measured
+from seepage.attacks.span.search import Found, Search, best
+from seepage.checks import at_least
+from seepage.core import Observation, Reconstruction
+from seepage.values import value
+
+
+@value
+class Span:
+    """All inputs of a two-layer network from one gradient: G_W = M X, so rows(G_W) = span{x_i}.
+
+    In coordinates of that span the network's width no longer matters: the n (r + C) unknowns
+    (inputs and gradients at the outputs) solve M X = G_W, M 1 = G_b, D^T H^T = G_A, D^T 1 = G_c
+    exactly, from random starts. Wang, Lee and Lei 2023, arXiv 2212.03714, give the equations'
+    setting; a residual at rounding level certifies the answer, any other is "not recovered".
+    In deeper networks the last two fully connected layers give the features that they read
+    (`trace["features"]`), and layers below them are then inverted one by one, down to the data
+    where every layer is fully connected.
+
+    >>> from seepage import FedSGD, observe, stream, zoo
+    >>> photos = zoo.photos(4, 16)
+    >>> model = photos.model(zoo.two_layer(768, 64, "gelu", classes=8, seed=0))
+    >>> seen = observe(model, photos.batch, FedSGD(), stream(0, "client"))
+    >>> answer = Span()(seen, stream(0, "attack"))
+    >>> answer.note, bool(answer.residual.max() < 2e-6)
+    ('', True)
+    """
+
+    starts: int = 40
+    rows: int = 16
+    tol: float | None = None
+    activation: str | Callable[[Tensor], Tensor] | None = None
+
+    def __post_init__(self) -> None:
+        at_least("Span.starts", self.starts, 1)
+        at_least("Span.rows", self.rows, 2)
+        if self.tol is not None:
+            at_least("Span.tol", self.tol, 0)
+
+    def __call__(self, seen: Observation, rng: Generator) -> Reconstruction:
+        stack = stack_of(seen.model, told(self.activation))
+        given = measured(seen, stack, None, rng)
+        if too_many := _too_many(seen, given):
+            return Reconstruction.nothing(seen, too_many)
+        solution = self._solution(seen, stack, given, rng)
+        return _answer(seen, stack, solution)
+
+    def _solution(
+        self, seen: Observation, stack: Stack, given: Measured, rng: Generator
+    ) -> "_Solution":
+        enough = max(exact(seen), 1.1 * given.noise) if self.tol is None else self.tol
+        search = Search(self.starts, self.rows, enough)
+        activation = stack.hidden.activation
+        assert activation is not None
+        tried = []
+        for count in _counts(seen, given):
+            tried.append(best(given.equations, activation, count, search, rng))
+            if tried[-1].residual <= enough:
+                break
+        found = min(tried, key=lambda one: one.residual)
+        return _Solution(given, found, enough, sum(one.starts for one in tried))
+
+
+@dataclass(frozen=True)
+class _Solution:
+    given: Measured
+    found: Found
+    enough: float
+    starts: int
+
+    @property
+    def holds(self) -> bool:
+        return self.found.residual <= self.enough
+
+
+def told(activation: str | Callable[[Tensor], Tensor] | None) -> Activation | None:
+    """The activation that a user named or passed."""
+    if activation is None:
+        return None
+    return named(activation) if isinstance(activation, str) else Activation("given", activation)
+
+
+def _counts(seen: Observation, given: Measured) -> Sequence[int]:
+    rank = given.space.rank
+    if seen.n is None or seen.n <= rank:
+        return [seen.n or rank]
+    return [seen.n, rank]
+
+
+def _too_many(seen: Observation, given: Measured) -> str | None:
+    rank, classes = given.space.rank, len(given.equations.head)
+    most = min(given.space.spectrum.numel(), rank)
+    if given.space.full and seen.n is None:
+        return (
+            f"batch too large for this layer: its gradient has full rank {most}, so neither the "
+            "number of inputs nor their span can be read from it"
+        )
+    unknowns = _counts(seen, given)[0] * (rank + classes)
+    if given.equations.size < unknowns:
+        return (
+            f"batch too large for this layer: {unknowns} unknowns and only "
+            f"{given.equations.size} equations"
+        )
+    return None
+
+
+def _answer(seen: Observation, stack: Stack, solution: _Solution) -> Reconstruction:
+    found, given = solution.found, solution.given
+    activation = stack.hidden.activation
+    assert activation is not None
+    features = found.state.at.x @ given.space.basis.T
+    sign = signed(found.state.at, activation, given.equations.bias, features, seen.model.form)
+    at = Unknown(found.state.at.x * sign[:, None], found.state.at.delta * sign[:, None])
+    level = replace(
+        depth.top(seen, stack.hidden, found.state, given), inputs=features * sign[:, None]
+    )
+    for layer in reversed(stack.layers[:-2]) if solution.holds else ():
+        lower = depth.below(seen, layer, level)
+        if lower is None:
+            break
+        level = lower
+    reached = stack.reads_data and level.inputs.shape[1] == math.prod(seen.model.form.shape)
+    reached = reached and (stack.direct or solution.holds)
+    trace = _trace(solution, features * sign[:, None], at.delta, like(seen))
+    x = level.inputs.reshape(-1, *seen.model.form.shape).to(like(seen)) if reached else None
+    note = _note(seen, solution, x is not None)
+    if x is None:
+        nothing = Reconstruction.nothing(seen, "")
+        return replace(nothing, note=note, trace=trace | {"residual": found.residual})
+    y = labels(seen, at.delta.to(like(seen)), x)
+    residual = torch.full((len(x),), level.residual).to(like(seen))
+    return Reconstruction(x, y, -residual, residual, note, trace)
+
+
+def like(seen: Observation) -> Tensor:
+    """A tensor with the dtype and device that an answer has."""
+    return next(iter(seen.model.params.values()))
+
+
+def _trace(solution: _Solution, features: Tensor, delta: Tensor, as_this: Tensor) -> dict[str, Any]:
+    return {
+        "rank": solution.given.space.rank,
+        "starts": solution.starts,
+        "residual": solution.found.residual,
+        "enough": solution.enough,
+        "predicted error": predicted_error(solution.given.equations, solution.found.state),
+        "features": features.to(as_this),
+        "output gradients": delta.to(as_this),
+    }
+
+
+def _note(seen: Observation, solution: _Solution, reached: bool) -> str:
+    rank = solution.given.space.rank
+    few = seen.n is not None and rank < seen.n
+    parts = [f"rank {rank} for {seen.n} examples: some are duplicates or dead"] if few else []
+    if not solution.holds:
+        parts.insert(
+            0,
+            f"not recovered: residual {solution.found.residual:.1e} after "
+            f"{solution.starts} starts, where {solution.enough:.1e} is needed",
+        )
+    elif not reached:
+        parts.insert(
+            0,
+            "not recovered: only the features that the last two fully connected layers "
+            "read, in trace['features']",
+        )
+    elif solution.given.noise > 0:
+        parts.append("explains the update as well as its noise allows, which certifies nothing")
+    return "; ".join(parts)

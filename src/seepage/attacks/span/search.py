@@ -1,0 +1,193 @@
+"""Starts and stages: from random guesses to a solution of all equations, or the best one found."""
+
+import math
+from collections.abc import Iterator
+from dataclasses import dataclass
+
+import torch
+from torch import Generator, Tensor
+
+from seepage.attacks.span.activations import Activation
+from seepage.attacks.span.equations import Equations, State, Unknown, evaluated
+from seepage.attacks.span.levenberg import Damping, solved
+
+_SHARPNESS = (2.0, 5.0, 15.0, 40.0, 120.0)
+_CONFIDENT = (0.7, 0.4, 0.2)
+_FROZEN = Damping(steps=10)
+
+
+@dataclass(frozen=True)
+class Search:
+    """How long to look, and when a solution counts: at a relative residual of `enough`."""
+
+    starts: int
+    rows: int
+    enough: float
+
+
+@dataclass(frozen=True)
+class Found:
+    """The best state over all starts, on all equations, and how many starts it took."""
+
+    state: State
+    starts: int
+
+    @property
+    def residual(self) -> float:
+        return math.sqrt(self.state.cost)
+
+
+def best(
+    given: Equations, activation: Activation, count: int, search: Search, rng: Generator
+) -> Found:
+    """Start afresh until all equations hold, and keep the best."""
+    kept: Found | None = None
+    for number, state in enumerate(_attempts(given, activation, count, search, rng), 1):
+        if kept is None or state.cost < kept.state.cost:
+            kept = Found(state, number)
+        if kept.residual <= search.enough:
+            return kept
+    assert kept is not None
+    return Found(kept.state, search.starts)
+
+
+def _attempts(
+    given: Equations, activation: Activation, count: int, search: Search, rng: Generator
+) -> Iterator[State]:
+    for _ in range(search.starts):
+        if activation.sides is None:
+            some = _chosen(given, search.rows * count, rng)
+            start = guess(some, activation, count, rng)
+            state = solved(some, activation.smooth, start, Damping())
+            yield _finished(given, activation, state, search)
+        else:
+            some = _chosen(given, 2 * search.rows * count, rng)
+            start = guess(some, activation, count, rng)
+            yield sharpened(given, activation, softened(some, activation, start))
+
+
+def _finished(given: Equations, activation: Activation, state: State, search: Search) -> State:
+    whole = evaluated(given, activation.smooth, state.at)
+    if whole.cost > max(1e-2, (3 * search.enough) ** 2):
+        return whole
+    return solved(given, activation.smooth, state.at, Damping(start=1e-6))
+
+
+def softened(given: Equations, activation: Activation, start: Unknown) -> Unknown:
+    """Solve with the kink rounded off, less and less."""
+    spread = float((given.weight @ start.x.mean(0) + given.bias).std())
+    for sharpness in _SHARPNESS:
+        draw = activation.softened(sharpness / spread)
+        start = solved(given, draw, start, Damping(steps=15)).at
+    return start
+
+
+def sharpened(given: Equations, activation: Activation, start: Unknown, rounds: int = 8) -> State:
+    """Freeze each unit's side, solve on the units that are surest, read the sides again.
+
+    On units far from the kink the sides are right before the solution is, and there the equations
+    hold exactly: this turns errors of a percent into rounding.
+    """
+    state = _judged(given, activation, start)
+    for _ in range(rounds):
+        moved = _frozen(given, activation, state.at)
+        new = _judged(given, activation, moved)
+        stuck = not new.cost < 0.999 * state.cost
+        state = new if new.cost < state.cost else state
+        if stuck or state.cost < 1e-26:
+            break
+    return state
+
+
+def _frozen(given: Equations, activation: Activation, at: Unknown) -> Unknown:
+    z = given.weight @ at.x.T + given.bias[:, None]
+    order = z.abs().amin(1).argsort(descending=True)
+    fits = []
+    for share in _CONFIDENT:
+        kept = order[: max(int(share * len(order)), at.x.shape[1] + 2)]
+        draw = activation.frozen(z[kept] > 0)
+        fits.append(solved(given.rows(kept), draw, at, _FROZEN))
+        if fits[-1].cost ** 0.5 < 1e-9:
+            return fits[-1].at
+    return fits[0].at
+
+
+def _judged(given: Equations, activation: Activation, at: Unknown) -> State:
+    z = given.weight @ at.x.T + given.bias[:, None]
+    return evaluated(given, activation.frozen(z > 0), at)
+
+
+def guess(given: Equations, activation: Activation, count: int, rng: Generator) -> Unknown:
+    """A random start: inputs around their weighted mean, gradients of random labels."""
+    x = _guessed_inputs(given, count, rng)
+    classes = len(given.head)
+    if classes == 1 or given.bias_gradient is None or given.weight_gradient is None:
+        delta = _least_delta(given, activation, x)
+    else:
+        delta = _label_delta(count, classes, rng).to(x)
+    return Unknown(x, _scaled(given, activation, x, delta))
+
+
+def _guessed_inputs(given: Equations, count: int, rng: Generator) -> Tensor:
+    rank = given.weight.shape[1]
+    noise = torch.randn(count, rank, generator=rng, dtype=torch.float64)
+    bias, weight = given.bias_gradient, given.weight_gradient
+    if bias is not None and weight is not None:
+        centre = (weight.T @ bias) / bias.square().sum()
+        around: Tensor = centre + 0.5 * centre.norm() * noise
+        return around
+    # Without biases nothing tells the size of the inputs: take one that the activation feels.
+    size = float((0.5 * torch.randn((), generator=rng)).exp()) / _typical(given.weight)
+    if count > rank:
+        return size * noise / math.sqrt(rank)
+    return size * torch.linalg.qr(noise.T)[0].T
+
+
+def _typical(weight: Tensor) -> float:
+    return max(float(weight.square().mean().sqrt()), 1e-300)
+
+
+def _label_delta(count: int, classes: int, rng: Generator) -> Tensor:
+    labels = torch.randint(classes, (count,), generator=rng)
+    hot = torch.nn.functional.one_hot(labels, classes)
+    noise = 1e-3 * torch.randn(count, classes, generator=rng, dtype=torch.float64)
+    delta: Tensor = (1 / classes - hot) / count + noise
+    return delta
+
+
+def _least_delta(given: Equations, activation: Activation, x: Tensor) -> Tensor:
+    """The gradients at the outputs that fit best for these inputs: all equations are linear."""
+    draw = activation.smooth if activation.sides is None else activation.softened(5.0)
+    empty = Unknown(x, x.new_zeros(len(x), len(given.head)))
+    state = evaluated(given, draw, empty)
+    matrix, vector = _linear_part(given, state)
+    damped = matrix + 1e-12 * matrix.diagonal().max() * torch.eye(len(matrix), dtype=x.dtype)
+    delta = torch.linalg.solve(damped, -vector).view(len(x), -1)
+    least = 1e-3 * delta.abs().max()
+    return torch.where(delta.abs() < least, torch.where(delta < 0, -least, least), delta)
+
+
+def _linear_part(given: Equations, state: State) -> tuple[Tensor, Tensor]:
+    from seepage.attacks.span.equations import normal
+
+    matrix, vector = normal(given, state)
+    n, rank = state.at.x.shape
+    width = rank + len(given.head)
+    whole = matrix.view(n, width, n, width)[:, rank:, :, rank:]
+    size = n * len(given.head)
+    return whole.reshape(size, size), vector.view(n, width)[:, rank:].reshape(size)
+
+
+def _scaled(given: Equations, activation: Activation, x: Tensor, delta: Tensor) -> Tensor:
+    """Match the size of the head's gradient: a client's learning rate multiplies all gradients."""
+    if given.head_gradient is None:
+        return delta
+    values = activation.function(given.weight @ x.T + given.bias[:, None])
+    made = delta.T @ values.T
+    ratio = (made * given.head_gradient).sum() / made.square().sum().clamp_min(1e-300)
+    return delta * ratio.abs() if float(ratio.abs()) > 0 else delta
+
+
+def _chosen(given: Equations, count: int, rng: Generator) -> Equations:
+    order = torch.randperm(len(given.weight), generator=rng)
+    return given if count >= len(order) else given.rows(order[:count])
