@@ -1,78 +1,61 @@
-"""From a solution of the equations to an answer: labels, signs, and how far off it may be."""
+"""From a solution of the equations to an answer: labels, and how far off it may be."""
 
 import math
 
 import torch
 from torch import Tensor
 
-from seepage.attacks.span.activations import Activation
-from seepage.attacks.span.equations import Equations, State, Unknown, normal
+from seepage.attacks.span.equations import State, normal
+from seepage.attacks.span.measured import Measured
 from seepage.core import Model, Observation
-from seepage.forms import Form, Images
 
 
-def predicted_error(given: Equations, state: State) -> float:
-    """sqrt(|r|^2 / (N - k) tr (J^T J)^-1) / |X|: the relative error that the residual implies."""
-    matrix, _ = normal(given, state)
-    matrix = matrix + 1e-14 * torch.diag(matrix.diagonal())
-    n, rank = state.at.x.shape
-    inverse = torch.linalg.pinv(matrix, hermitian=True).diagonal().view(n, -1)[:, :rank]
-    spare = max(given.size - matrix.shape[0], 1)
-    return math.sqrt(state.cost / spare * max(float(inverse.sum()), 0)) / float(state.at.x.norm())
+def predicted_error(given: Measured, state: State) -> float:
+    """The relative error that the residual implies, to within a small factor.
 
-
-def signed(at: Unknown, activation: Activation, bias: Tensor, x: Tensor, form: Form) -> Tensor:
-    """+1 or -1 for each row: without biases an odd activation gives (x, d) and (-x, -d) alike.
-
-    The softmax tells them apart (only the true class pulls its output up), else the form's range.
+    Two parts: sqrt(|r|^2 / (N - k) tr (J^T J)^-1) for the coordinates in the row space, and the
+    noise that the spectrum shows below the rank, carried through M^+, for the space itself.
     """
-    ones = torch.ones(len(x), dtype=x.dtype)
-    points = torch.linspace(0.1, 3, 7, dtype=torch.float64)
-    odd = torch.allclose(activation.function(points), -activation.function(-points), atol=1e-12)
-    if bool(bias.any()) or not odd:
-        return ones
-    if at.delta.shape[1] > 2:
-        return torch.where((at.delta < 0).sum(1) > at.delta.shape[1] // 2, -ones, ones)
-    if not isinstance(form, Images) or x.shape[1] != math.prod(form.shape):
-        return ones
-    outside = [_outside(side * x, form) for side in (1, -1)]
-    return torch.where(outside[0] > outside[1], -ones, ones)
+    equations, space = given.equations, given.space
+    matrix, _ = normal(equations, state)
+    n, rank = state.at.x.shape
+    inverse = torch.linalg.pinv(matrix, rtol=1e-15, hermitian=True).diagonal().view(n, -1)[:, :rank]
+    spare = max(equations.size - matrix.shape[0], 1)
+    inside = state.cost / spare * max(float(inverse.sum()), 0.0)
+    rows, columns = len(equations.weight), len(space.basis)
+    rest = max((rows - rank) * (columns - rank), 1)
+    density = float(space.spectrum[rank:].square().sum()) / rest
+    through = torch.linalg.pinv(state.back * state.curve.slope)
+    outside = density * (columns - rank) * float(through.square().sum())
+    return math.sqrt(inside + outside) / float(state.at.x.norm())
 
 
-def _outside(x: Tensor, form: Images) -> Tensor:
-    pictures = x.view(-1, *form.shape)
-    low, high = form.box(pictures)
-    return ((low - pictures).relu() + (pictures - high).relu()).flatten(1).sum(1)
-
-
-def labels(seen: Observation, delta: Tensor, x: Tensor | None) -> Tensor | None:
+def labels(seen: Observation, delta: Tensor, x: Tensor) -> Tensor:
     """The labels: the only class whose output the loss pulls up; for one output, by the loss."""
     if delta.shape[1] > 1:
         return delta.argmin(1)
-    if x is None:
-        return None
-    return torch.cat([_target(seen.model, one, d, len(x)) for one, d in zip(x, delta, strict=True)])
+    outputs = seen.model.predict(x).detach().reshape(len(x), 1).double()
+    wanted = (delta * len(x)).reshape(-1).double()
+    pulls = [slopes_of_loss(seen.model, outputs, label) for label in (-1.0, 0.0, 1.0)]
+    at = torch.stack([pull.reshape(-1) for pull in pulls if pull is not None] or [wanted])
+    if len(at) < 3:
+        return torch.full_like(delta.reshape(-1), torch.nan)
+    # A squared loss is affine in its label, whatever number that is; others have labels of -1..1.
+    rate = at[2] - at[1]
+    curved = (at[0] + at[2] - 2 * at[1]).abs() > 1e-6 * at.abs().amax(0)
+    nearest = (at - wanted).abs().argmin(0) - 1.0
+    return torch.where(curved | (rate == 0), nearest, (wanted - at[1]) / rate).to(delta)
 
 
-def _target(model: Model, x: Tensor, delta: Tensor, n: int) -> Tensor:
-    """The label whose loss has this gradient: -1, 0, 1, or any number where it is affine in it."""
-    output = model.predict(x[None]).detach()
-
-    def pull(label: float) -> float:
-        point = output.clone().requires_grad_()
-        with torch.enable_grad():
-            loss = model.loss(point, output.new_full((1,), label))
-            (gradient,) = torch.autograd.grad(loss, point)
-        return float(gradient.sum()) / n
-
-    wanted = float(delta.sum())
+def slopes_of_loss(model: Model, outputs: Tensor, label: float) -> Tensor | None:
+    """dL/do of each output as a batch of its own with this label; None where the loss refuses."""
+    kind = torch.int64 if isinstance(label, int) else outputs.dtype
+    wanted = torch.tensor([label], device=outputs.device).to(kind)
+    points = outputs.detach().clone().requires_grad_()
     try:
-        at = {label: pull(label) for label in (-1.0, 0.0, 1.0)}
+        with torch.enable_grad():
+            losses = [model.loss(point[None], wanted) for point in points]
+            (slopes,) = torch.autograd.grad(torch.stack(losses).sum(), points)
     except (RuntimeError, ValueError, IndexError):
-        return output.new_full((1,), torch.nan)
-    best = min(at, key=lambda label: abs(at[label] - wanted))
-    rate = at[1.0] - at[0.0]
-    affine = abs(at[1.0] + at[-1.0] - 2 * at[0.0]) < 1e-6 * max(map(abs, at.values()))
-    if affine and abs(rate) > 0:
-        return output.new_full((1,), (wanted - at[0.0]) / rate)
-    return output.new_full((1,), best)
+        return None
+    return slopes.detach()

@@ -10,10 +10,11 @@ from torch import Generator, Tensor
 
 from seepage.attacks.span import depth
 from seepage.attacks.span.activations import Activation, named
-from seepage.attacks.span.answers import labels, predicted_error, signed
-from seepage.attacks.span.equations import Unknown
+from seepage.attacks.span.answers import labels, predicted_error
+from seepage.attacks.span.equations import State, Unknown, evaluated
 from seepage.attacks.span.layers import Stack, stack_of
 from seepage.attacks.span.measured import Measured, exact, measured
+from seepage.attacks.span.scale import factors
 from seepage.attacks.span.search import Found, Search, best
 from seepage.checks import at_least
 from seepage.core import Observation, Reconstruction
@@ -64,12 +65,10 @@ class Span:
         self, seen: Observation, stack: Stack, given: Measured, rng: Generator
     ) -> "_Solution":
         enough = max(exact(seen), 1.1 * given.noise) if self.tol is None else self.tol
-        search = Search(self.starts, self.rows, enough)
-        activation = stack.hidden.activation
-        assert activation is not None
+        search = Search(self.starts, self.rows, enough, 8 if given.noise > 0 else 1)
         tried = []
         for count in _counts(seen, given):
-            tried.append(best(given.equations, activation, count, search, rng))
+            tried.append(best(given.equations, stack.activation, count, search, rng))
             if tried[-1].residual <= enough:
                 break
         found = min(tried, key=lambda one: one.residual)
@@ -120,31 +119,36 @@ def _too_many(seen: Observation, given: Measured) -> str | None:
 
 
 def _answer(seen: Observation, stack: Stack, solution: _Solution) -> Reconstruction:
-    found, given = solution.found, solution.given
-    activation = stack.hidden.activation
-    assert activation is not None
-    features = found.state.at.x @ given.space.basis.T
-    sign = signed(found.state.at, activation, given.equations.bias, features, seen.model.form)
-    at = Unknown(found.state.at.x * sign[:, None], found.state.at.delta * sign[:, None])
-    level = replace(
-        depth.top(seen, stack.hidden, found.state, given), inputs=features * sign[:, None]
-    )
-    for layer in reversed(stack.layers[:-2]) if solution.holds else ():
+    state, certain = _settled(seen, stack, solution.given, solution.found.state)
+    level = depth.top(seen, stack.hidden, state, solution.given)
+    features = level.inputs
+    layers = stack.layers[:-2] if solution.holds and certain else ()
+    for layer in reversed(layers):
         lower = depth.below(seen, layer, level)
         if lower is None:
             break
         level = lower
     reached = stack.reads_data and level.inputs.shape[1] == math.prod(seen.model.form.shape)
-    reached = reached and (stack.direct or solution.holds)
-    trace = _trace(solution, features * sign[:, None], at.delta, like(seen))
-    x = level.inputs.reshape(-1, *seen.model.form.shape).to(like(seen)) if reached else None
-    note = _note(seen, solution, x is not None)
-    if x is None:
+    trace = _trace(solution, features, state.at.delta, like(seen))
+    note = _note(seen, solution, reached, certain)
+    if not reached:
         nothing = Reconstruction.nothing(seen, "")
-        return replace(nothing, note=note, trace=trace | {"residual": found.residual})
-    y = labels(seen, at.delta.to(like(seen)), x)
+        return replace(nothing, note=note, trace=trace)
+    x = level.inputs.reshape(-1, *seen.model.form.shape).to(like(seen))
+    y = labels(seen, state.at.delta.to(like(seen)), x)
     residual = torch.full((len(x),), level.residual).to(like(seen))
     return Reconstruction(x, y, -residual, residual, note, trace)
+
+
+def _settled(seen: Observation, stack: Stack, given: Measured, state: State) -> tuple[State, bool]:
+    """The solution with its open signs and lengths settled, and whether something settled them."""
+    chosen = factors(seen, stack, given, state)
+    by = chosen.values[:, None]
+    at = Unknown(state.at.x * by, state.at.delta / by)
+    z = given.equations.weight @ at.x.T + given.equations.bias[:, None]
+    activation = stack.activation
+    draw = activation.smooth if activation.sides is None else activation.frozen(z > 0)
+    return evaluated(given.equations, draw, at), chosen.known
 
 
 def like(seen: Observation) -> Tensor:
@@ -158,13 +162,13 @@ def _trace(solution: _Solution, features: Tensor, delta: Tensor, as_this: Tensor
         "starts": solution.starts,
         "residual": solution.found.residual,
         "enough": solution.enough,
-        "predicted error": predicted_error(solution.given.equations, solution.found.state),
+        "predicted error": predicted_error(solution.given, solution.found.state),
         "features": features.to(as_this),
         "output gradients": delta.to(as_this),
     }
 
 
-def _note(seen: Observation, solution: _Solution, reached: bool) -> str:
+def _note(seen: Observation, solution: _Solution, reached: bool, certain: bool) -> str:
     rank = solution.given.space.rank
     few = seen.n is not None and rank < seen.n
     parts = [f"rank {rank} for {seen.n} examples: some are duplicates or dead"] if few else []
@@ -173,6 +177,12 @@ def _note(seen: Observation, solution: _Solution, reached: bool) -> str:
             0,
             f"not recovered: residual {solution.found.residual:.1e} after "
             f"{solution.starts} starts, where {solution.enough:.1e} is needed",
+        )
+    elif not certain:
+        parts.insert(
+            0,
+            "not recovered: only up to signs or lengths, which neither the gradient nor the loss "
+            "settles in a network without hidden biases",
         )
     elif not reached:
         parts.insert(

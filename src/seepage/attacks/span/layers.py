@@ -30,11 +30,13 @@ class Layer:
 class Stack:
     """Fully connected layers that feed each other, the head last.
 
-    `reads_data` says that the first of them reads the flattened data, not features of it.
+    `reads_data`: the first of them reads the flattened data, not features of it. `ends`: the head
+    gives the network's output, with nothing after it.
     """
 
     layers: tuple[Layer, ...]
     reads_data: bool
+    ends: bool
 
     @property
     def hidden(self) -> Layer:
@@ -46,9 +48,10 @@ class Stack:
         return self.layers[-1]
 
     @property
-    def direct(self) -> bool:
-        """Whether the inputs of the hidden layer are the data themselves."""
-        return self.reads_data and len(self.layers) == 2
+    def activation(self) -> Activation:
+        """What stands between the hidden layer and the head."""
+        assert self.hidden.activation is not None
+        return self.hidden.activation
 
 
 @dataclass(frozen=True)
@@ -67,7 +70,7 @@ def stack_of(model: Model, activation: Activation | None = None) -> Stack:
     >>> [layer.name for layer in stack_of(model).layers]
     ['linear1', 'linear2', 'linear3']
     """
-    x, calls = _watched(model)
+    x, output, calls = _watched(model)
     linear = [call for call in calls if isinstance(call.module, nn.Linear)]
     if len(linear) < 2:
         raise InvalidInput(
@@ -86,7 +89,8 @@ def stack_of(model: Model, activation: Activation | None = None) -> Stack:
     if len(layers) < 2:
         raise InvalidInput(_unlike(linear[-2], linear[-1], calls))
     reads_data = torch.equal(lowest.given, x.reshape(len(x), -1).to(lowest.given.dtype))
-    return Stack(tuple(layers), reads_data)
+    ends = torch.equal(linear[-1].returned.reshape(-1), output.reshape(-1))
+    return Stack(tuple(layers), reads_data, ends)
 
 
 def inputs_of(model: Model, layer: Layer) -> Callable[[Tensor], Tensor]:
@@ -104,7 +108,7 @@ def inputs_of(model: Model, layer: Layer) -> Callable[[Tensor], Tensor]:
     return features
 
 
-def _watched(model: Model) -> tuple[Tensor, list[_Call]]:
+def _watched(model: Model) -> tuple[Tensor, Tensor, list[_Call]]:
     for dtype in (torch.float64, model.params[next(iter(model.params))].dtype):
         try:
             return _watch(model, dtype)
@@ -113,7 +117,7 @@ def _watched(model: Model) -> tuple[Tensor, list[_Call]]:
     return _watch(model, next(iter(model.params.values())).dtype)
 
 
-def _watch(model: Model, dtype: torch.dtype) -> tuple[Tensor, list[_Call]]:
+def _watch(model: Model, dtype: torch.dtype) -> tuple[Tensor, Tensor, list[_Call]]:
     module, calls = copy.deepcopy(model.module), list[_Call]()
     for name, part in module.named_modules():
         if not any(True for _ in part.children()):
@@ -121,8 +125,8 @@ def _watch(model: Model, dtype: torch.dtype) -> tuple[Tensor, list[_Call]]:
     state = tree.mapped(lambda t: t.to(dtype) if t.is_floating_point() else t, model.state)
     x = _probe(model, dtype)
     with torch.no_grad():
-        torch.func.functional_call(module, state, (x,))
-    return x, calls
+        output: Tensor = torch.func.functional_call(module, state, (x,))
+    return x, output, calls
 
 
 def _recorder(

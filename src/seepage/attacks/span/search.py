@@ -9,20 +9,21 @@ from torch import Generator, Tensor
 
 from seepage.attacks.span.activations import Activation
 from seepage.attacks.span.equations import Equations, State, Unknown, evaluated
+from seepage.attacks.span.kinks import sharpened, softened
 from seepage.attacks.span.levenberg import Damping, solved
-
-_SHARPNESS = (2.0, 5.0, 15.0, 40.0, 120.0)
-_CONFIDENT = (0.7, 0.4, 0.2)
-_FROZEN = Damping(steps=10)
 
 
 @dataclass(frozen=True)
 class Search:
-    """How long to look, and when a solution counts: at a relative residual of `enough`."""
+    """How long to look, and when a solution counts: at a relative residual of `enough`.
+
+    With noise a false solution may count too, so at least `least` starts compete.
+    """
 
     starts: int
     rows: int
     enough: float
+    least: int = 1
 
 
 @dataclass(frozen=True)
@@ -45,7 +46,7 @@ def best(
     for number, state in enumerate(_attempts(given, activation, count, search, rng), 1):
         if kept is None or state.cost < kept.state.cost:
             kept = Found(state, number)
-        if kept.residual <= search.enough:
+        if kept.residual <= search.enough and number >= search.least:
             return kept
     assert kept is not None
     return Found(kept.state, search.starts)
@@ -63,7 +64,7 @@ def _attempts(
         else:
             some = _chosen(given, 2 * search.rows * count, rng)
             start = guess(some, activation, count, rng)
-            yield sharpened(given, activation, softened(some, activation, start))
+            yield sharpened(given, activation, softened(some, activation, start, rng))
 
 
 def _finished(given: Equations, activation: Activation, state: State, search: Search) -> State:
@@ -71,50 +72,6 @@ def _finished(given: Equations, activation: Activation, state: State, search: Se
     if whole.cost > max(1e-2, (3 * search.enough) ** 2):
         return whole
     return solved(given, activation.smooth, state.at, Damping(start=1e-6))
-
-
-def softened(given: Equations, activation: Activation, start: Unknown) -> Unknown:
-    """Solve with the kink rounded off, less and less."""
-    spread = float((given.weight @ start.x.mean(0) + given.bias).std())
-    for sharpness in _SHARPNESS:
-        draw = activation.softened(sharpness / spread)
-        start = solved(given, draw, start, Damping(steps=15)).at
-    return start
-
-
-def sharpened(given: Equations, activation: Activation, start: Unknown, rounds: int = 8) -> State:
-    """Freeze each unit's side, solve on the units that are surest, read the sides again.
-
-    On units far from the kink the sides are right before the solution is, and there the equations
-    hold exactly: this turns errors of a percent into rounding.
-    """
-    state = _judged(given, activation, start)
-    for _ in range(rounds):
-        moved = _frozen(given, activation, state.at)
-        new = _judged(given, activation, moved)
-        stuck = not new.cost < 0.999 * state.cost
-        state = new if new.cost < state.cost else state
-        if stuck or state.cost < 1e-26:
-            break
-    return state
-
-
-def _frozen(given: Equations, activation: Activation, at: Unknown) -> Unknown:
-    z = given.weight @ at.x.T + given.bias[:, None]
-    order = z.abs().amin(1).argsort(descending=True)
-    fits = []
-    for share in _CONFIDENT:
-        kept = order[: max(int(share * len(order)), at.x.shape[1] + 2)]
-        draw = activation.frozen(z[kept] > 0)
-        fits.append(solved(given.rows(kept), draw, at, _FROZEN))
-        if fits[-1].cost ** 0.5 < 1e-9:
-            return fits[-1].at
-    return fits[0].at
-
-
-def _judged(given: Equations, activation: Activation, at: Unknown) -> State:
-    z = given.weight @ at.x.T + given.bias[:, None]
-    return evaluated(given, activation.frozen(z > 0), at)
 
 
 def guess(given: Equations, activation: Activation, count: int, rng: Generator) -> Unknown:
@@ -134,13 +91,18 @@ def _guessed_inputs(given: Equations, count: int, rng: Generator) -> Tensor:
     bias, weight = given.bias_gradient, given.weight_gradient
     if bias is not None and weight is not None:
         centre = (weight.T @ bias) / bias.square().sum()
-        around: Tensor = centre + 0.5 * centre.norm() * noise
+        # Collinear inputs (features of deep networks) spread unevenly, and G_W shows how much:
+        # half of the starts follow its spectrum.
+        spectrum = weight.norm(dim=0) / weight.norm(dim=0).max()
+        even = bool(torch.randint(2, (), generator=rng))
+        around: Tensor = centre + 0.5 * centre.norm() * (noise if even else noise * spectrum)
         return around
     # Without biases nothing tells the size of the inputs: take one that the activation feels.
     size = float((0.5 * torch.randn((), generator=rng)).exp()) / _typical(given.weight)
     if count > rank:
         return size * noise / math.sqrt(rank)
-    return size * torch.linalg.qr(noise.T)[0].T
+    orthogonal: Tensor = torch.linalg.qr(noise.T)[0].T
+    return size * orthogonal
 
 
 def _typical(weight: Tensor) -> float:

@@ -1,0 +1,35 @@
+"""The features that the last two fully connected layers read, for attacks that use them."""
+
+from collections.abc import Callable
+from dataclasses import dataclass
+
+from torch import Generator, Tensor
+
+from seepage.attacks.span.attack import Span
+from seepage.attacks.span.layers import inputs_of, stack_of
+from seepage.core import Observation
+
+
+@dataclass(frozen=True)
+class Features:
+    """One row for each private example, in no known order, with signs and lengths.
+
+    `of(x)` computes the same features of a candidate, differentiably.
+    """
+
+    values: Tensor
+    of: Callable[[Tensor], Tensor]
+    residual: float
+
+
+def features(seen: Observation, rng: Generator, span: Span | None = None) -> Features | None:
+    """The features f_{l-2}(x_i) of every private example, None where Span does not find them.
+
+    Wang, Lee and Lei 2023, arXiv 2212.03714, section 5, recover them with tensor moments.
+    """
+    answer = (span or Span())(seen, rng)
+    solved = answer.trace.get("residual", 1.0) <= answer.trace.get("enough", 0.0)
+    if not solved:
+        return None
+    read = inputs_of(seen.model, stack_of(seen.model).hidden)
+    return Features(answer.trace["features"], read, answer.trace["residual"])
