@@ -31,6 +31,7 @@ from seepage.attacks.matching import (
     see_through,
     tag,
 )
+from seepage.attacks.moments import Moments
 from seepage.attacks.rgap import RGap
 from seepage.attacks.span import Span
 
@@ -54,6 +55,7 @@ __all__ = [
     "LBFGS",
     "LM",
     "Learned",
+    "Moments",
     "Normal",
     "Pattern",
     "RGap",

@@ -14,7 +14,7 @@ from torch import Tensor
 
 from seepage.attacks.span.activations import Activation
 from seepage.attacks.span.answers import slopes_of_loss
-from seepage.attacks.span.equations import State
+from seepage.attacks.span.equations import State, Unknown
 from seepage.attacks.span.layers import Stack
 from seepage.attacks.span.measured import Measured, bias_of
 from seepage.core import Observation
@@ -33,25 +33,27 @@ class Factors:
 
 def factors(seen: Observation, stack: Stack, given: Measured, state: State) -> Factors:
     """By what to multiply each input, and divide its gradients, for the one true solution."""
-    activation, ones = stack.activation, torch.ones(len(state.at.x), dtype=torch.float64)
+    activation, at = stack.activation, state.at
     biased = bool(given.equations.bias.any()) or given.equations.bias_gradient is not None
-    if biased:
-        return Factors(ones, known=True)
-    if activation.sloped is not None:
-        return _lengths(seen, stack, given, state)
-    if _odd(activation):
-        return _signs(state, state.at.x @ given.space.basis.T, seen.model.form)
-    return Factors(ones, known=True)
+    x = at.x @ given.space.basis.T
+    if activation.sloped is not None and not biased:
+        outputs = state.curve.value.T @ given.equations.head.T
+        return lengths(seen, stack, Unknown(x, at.delta), outputs)
+    if is_odd(activation) and not biased:
+        return signs(Unknown(x, at.delta), seen.model.form)
+    return Factors(torch.ones(len(x), dtype=torch.float64), known=True)
 
 
-def _odd(activation: Activation) -> bool:
+def is_odd(activation: Activation) -> bool:
+    """Whether s(-z) = -s(z)."""
     points = torch.linspace(0.1, 3, 7, dtype=torch.float64)
     mirrored = -activation.function(-points)
     return torch.allclose(activation.function(points), mirrored, atol=1e-12)
 
 
-def _signs(state: State, x: Tensor, form: Form) -> Factors:
-    delta, ones = state.at.delta, torch.ones(len(x), dtype=x.dtype)
+def signs(at: Unknown, form: Form) -> Factors:
+    """Of x and -x the one that the softmax or the form's range allows."""
+    x, delta, ones = at.x, at.delta, torch.ones(len(at.x), dtype=torch.float64)
     if delta.shape[1] > 2:
         flipped = (delta < 0).sum(1) > delta.shape[1] // 2
         return Factors(torch.where(flipped, -ones, ones), known=True)
@@ -68,11 +70,11 @@ def _outside(x: Tensor, form: Images) -> Tensor:
     return ((low - pictures).relu() + (pictures - high).relu()).flatten(1).sum(1)
 
 
-def _lengths(seen: Observation, stack: Stack, given: Measured, state: State) -> Factors:
-    x = state.at.x @ given.space.basis.T
+def lengths(seen: Observation, stack: Stack, at: Unknown, outputs: Tensor) -> Factors:
+    """Of all t x the one whose output, t outputs + bias, has the loss slope delta / t."""
+    x, shift = at.x, bias_of(seen, stack.head)
     if not stack.ends:
         return Factors(torch.ones(len(x), dtype=torch.float64), known=False)
-    outputs, shift = state.curve.value.T @ given.equations.head.T, bias_of(seen, stack.head)
     found = [
         [
             factor
@@ -80,7 +82,7 @@ def _lengths(seen: Observation, stack: Stack, given: Measured, state: State) -> 
             for factor in _explaining(seen, output, shift, delta * len(x), label)
             if _inside(seen.model.form, factor * one)
         ]
-        for one, output, delta in zip(x, outputs, state.at.delta, strict=True)
+        for one, output, delta in zip(x, outputs, at.delta, strict=True)
     ]
     # Of several lengths in range the largest is likeliest: private data use their range.
     chosen = torch.tensor([max(factors, default=1.0) for factors in found], dtype=torch.float64)

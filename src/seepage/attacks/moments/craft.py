@@ -1,0 +1,42 @@
+"""The weights of a malicious server: Gaussian rows, and a head that treats all units alike."""
+
+import math
+
+import torch
+from torch import Generator, Tensor
+
+from seepage.attacks.span.layers import Stack
+from seepage.core import Model
+from seepage.forms import Images
+
+_FAR = {"tanh": 1.0, "sigmoid": 1.0, "softplus": 3.0}
+
+
+def crafted(model: Model, stack: Stack, rng: Generator) -> Model:
+    """W ~ N(0, s^2), b = 0, A = 1/m, and an output bias that keeps the loss slopes alike.
+
+    With a_j = 1/m the gradient at the outputs does not depend on the hidden unit, and with the
+    bias at twice the largest label its largest and smallest are within a factor of 3. Wang, Lee
+    and Lei 2023, section 4. `s` puts typical inputs where the activation is curved.
+    """
+    hidden, head = stack.hidden, stack.head
+    weight = model.params[hidden.weight]
+    scale = _FAR.get(stack.activation.name, 1.0) / typical_length(model, weight.shape[1])
+    drawn = torch.randn(weight.shape, generator=rng, dtype=torch.float32).mul_(scale)
+    chosen: dict[str, Tensor] = {hidden.weight: drawn.to(weight)}
+    top = model.params[head.weight]
+    chosen[head.weight] = torch.full_like(top, 1 / top.shape[1])
+    for name, height in ((hidden.bias, 0.0), (head.bias, 2.0 if len(top) == 1 else 0.0)):
+        if name is not None and name in model.params:
+            chosen[name] = torch.full_like(model.params[name], height)
+    return model.with_params({**model.params, **chosen})
+
+
+def typical_length(model: Model, columns: int) -> float:
+    """The length of an input of this form whose entries are spread over their range."""
+    form = model.form
+    if isinstance(form, Images) and math.prod(form.shape) == columns:
+        low, high = form.box(torch.zeros(1, dtype=torch.float64))
+        square = (low.square() + low * high + high.square()).mean() / 3
+        return math.sqrt(columns * float(square))
+    return math.sqrt(columns)

@@ -1,0 +1,42 @@
+"""The hidden units, a chunk at a time: neither the weights nor their moments are ever held."""
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+
+@dataclass(frozen=True)
+class Rows:
+    """Gradients g (C, m) at the head and weights W (m, d) = scale U, read as standard normal U."""
+
+    gradient: Tensor
+    weight: Tensor
+    bias: Tensor
+    scale: float
+    chunk: int
+
+    def __len__(self) -> int:
+        return len(self.weight)
+
+    @property
+    def width(self) -> int:
+        return self.weight.shape[1]
+
+    def __iter__(self) -> Iterator[tuple[slice, Tensor]]:
+        """Slices of the units with their standard-normal weights in float64."""
+        for start in range(0, len(self), self.chunk):
+            part = slice(start, min(start + self.chunk, len(self)))
+            yield part, self.weight[part].to("cpu", torch.float64) / self.scale
+
+    def project(self, columns: Tensor) -> Tensor:
+        """U columns, (m, k)."""
+        return torch.cat([units @ columns for _, units in self])
+
+    def gather(self, values: Tensor) -> Tensor:
+        """U^T values, (d, k)."""
+        total = values.new_zeros(self.width, values.shape[1])
+        for part, units in self:
+            total += units.T @ values[part]
+        return total
