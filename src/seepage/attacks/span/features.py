@@ -11,7 +11,7 @@ from seepage.core import Observation
 
 
 @dataclass(frozen=True)
-class Features:
+class LayerInputs:
     """One row for each private example, in no known order, with signs and lengths.
 
     `of(x)` computes the same features of a candidate, differentiably.
@@ -22,7 +22,7 @@ class Features:
     residual: float
 
 
-def features(seen: Observation, rng: Generator, span: Span | None = None) -> Features | None:
+def features(seen: Observation, rng: Generator, span: Span | None = None) -> LayerInputs | None:
     """The features f_{l-2}(x_i) of every private example, None where Span does not find them.
 
     Wang, Lee and Lei 2023, arXiv 2212.03714, section 5, recover them with tensor moments.
@@ -32,4 +32,4 @@ def features(seen: Observation, rng: Generator, span: Span | None = None) -> Fea
     if not solved:
         return None
     read = inputs_of(seen.model, stack_of(seen.model).hidden)
-    return Features(answer.trace["features"], read, answer.trace["residual"])
+    return LayerInputs(answer.trace["features"], read, answer.trace["residual"])
