@@ -1,6 +1,10 @@
 """Attacks: one idea of one paper each. `__all__` is the registry that `seepage list` reads."""
 
 from seepage.attacks.bias_ratio import BiasRatio
+from seepage.attacks.imprint.imprint import Imprint
+from seepage.attacks.imprint.one_shot import OneShot
+from seepage.attacks.imprint.sparse import SparseImprint
+from seepage.attacks.imprint.trap import Trap
 from seepage.attacks.labels import IDLG, Chance, Counts, Impact, Joint, Told, Yin
 from seepage.attacks.matching import (
     L2,
@@ -48,6 +52,7 @@ __all__ = [
     "Group",
     "IDLG",
     "Impact",
+    "Imprint",
     "Invert",
     "Joint",
     "L2",
@@ -57,15 +62,18 @@ __all__ = [
     "Learned",
     "Moments",
     "Normal",
+    "OneShot",
     "Pattern",
     "RGap",
     "Restarts",
     "Small",
     "Span",
+    "SparseImprint",
     "StartFrom",
     "TAG",
     "TV",
     "Told",
+    "Trap",
     "Uniform",
     "Yin",
     "dlg",
