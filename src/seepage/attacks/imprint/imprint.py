@@ -36,7 +36,7 @@ class Imprint:
     """
 
     bins: int = 128
-    measure: str | Tensor = "randn"
+    measure: str | Tensor = "fine"
     at: str = ""
     directions: int = 1
     public: Public = None
@@ -61,7 +61,7 @@ class Imprint:
         """The model with the rows in it; no private data are needed."""
         place = site(model, self.at)
         public = known(self.public, "Imprint", model)
-        w = edges.measures(self.measure, self.directions, place.size, rng)
+        w = edges.measures(self.measure, self.directions, place.shape, rng)
         h = place.project(public, w) if isinstance(public, Tensor) else public
         notes, weight, bias = _rows(h, w, self.bins, place)
         if self.decoys:

@@ -74,15 +74,17 @@ def reconstruction(seen: Observation, found: Found, notes: Notes) -> Reconstruct
     """The candidates as the form has them, ordered and certified, with a note on the rest."""
     if not found.live:
         return Reconstruction.nothing(
-            seen, "no row received a gradient: the loss is saturated or the rows are dead"
+            seen,
+            "no bin received a gradient: no example fell into one, or the loss is saturated "
+            "(lower `out` then)",
         )
     order = torch.argsort(found.certified.double() * 2 + found.size / found.size.max(), stable=True)
     order = order.flip(0)
     belief = (found.certified + found.size / found.size.max())[order]
     sure = int(found.certified.sum())
-    note = f"{sure} of {len(order)} certified" + "".join(f"; {r}" for r in notes.remarks)
-    if not sure:
-        note = "not recovered: no candidate is certified, " + _why(found)
+    said = f"{sure} of {len(order)} certified"
+    said = said if sure else "not recovered: no candidate is certified, " + _why(found)
+    note = said + "".join(f"; {remark}" for remark in notes.remarks)
     like = next(iter(seen.model.params.values()))
     x = notes.reader.answer(found.x[order], like)
     trace: dict[str, Any] = {

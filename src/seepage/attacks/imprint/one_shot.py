@@ -50,7 +50,7 @@ class OneShot:
         """The model with one narrow bin in front of a layer."""
         place = site(model, self.at)
         public = known(self.public, "OneShot", model)
-        w = edges.measures(self.measure, 1, place.size, rng)
+        w = edges.measures(self.measure, 1, place.shape, rng)
         h = place.project(public, w)[:, 0] if isinstance(public, Tensor) else public
         low, width, spread = narrow(h, self.n or 2)
         cuts = torch.tensor([low, low + width], dtype=torch.float64)

@@ -2,6 +2,7 @@
 
 import copy
 import difflib
+import math
 from collections.abc import Iterator
 from dataclasses import dataclass
 
@@ -28,9 +29,14 @@ class Site:
 
     module: nn.Module
     at: str
-    size: int
+    shape: tuple[int, ...]
     reader: Reader
     model: Model
+
+    @property
+    def size(self) -> int:
+        """The number of values that each row weighs."""
+        return math.prod(self.shape)
 
     def project(self, x: Tensor, weights: Tensor) -> Tensor:
         """(m, rows) float64: each weight vector applied to what rows placed here see of x."""
@@ -68,7 +74,7 @@ def site(model: Model, at: str) -> Site:
     probe = _probe(model)
     reached = _reached(module, at, probe)
     reader = _reader(module, at, probe, reached, model)
-    return Site(module, at, _input_of(module, at, probe[:1]).numel(), reader, model)
+    return Site(module, at, tuple(reached.shape[1:]), reader, model)
 
 
 def disarmed(model: Model, rng: torch.Generator) -> Model:

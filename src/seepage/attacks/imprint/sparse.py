@@ -8,19 +8,17 @@ from torch import Generator, Tensor, nn
 
 from seepage.attacks.imprint import edges
 from seepage.attacks.imprint.block import Add, Notes, Rows, block_of, gradients
+from seepage.attacks.imprint.gain import dry_run
 from seepage.attacks.imprint.imprint import Public, activations, along, known, linear
 from seepage.attacks.imprint.invert import reconstruction
 from seepage.attacks.imprint.placement import Site, site
 from seepage.attacks.imprint.singly import read_rows
 from seepage.checks import at_least, one_of, positive
-from seepage.core import Batch, Model, Observation, Reconstruction
-from seepage.forms import Tokens
+from seepage.core import Model, Observation, Reconstruction
 from seepage.values import value
 
 _FLOOR = 1e-3  # of the longest row: below, only rounding moved it
 _ROUNDING = 6e-8  # of a float32: what an update smaller than this share of its weight loses
-_WANTED_STEP = 5e-7  # lr times gradient that float32 weights of this size still record
-_DRY_RUNS, _LOCAL_BATCH = 16, 8
 
 
 @value
@@ -29,11 +27,16 @@ class SparseImprint:
 
     x_i = (W_before - W_after)_i / (b_before - b_after)_i, summed over all local steps
 
-    Fowl et al. 2021, arXiv 2110.13057, section 4.4. Biases of 10 to 100 swallow updates of 1e-6 in
-    float32, so the edges can stand elsewhere: offset="buffer" keeps them in a buffer behind the
-    rows (as BatchNorm keeps a running mean), "feature" weighs a constant 1; the bias is then 0.
-    scale="bin" reads no bias at all: x = dW / s with s = w.dW / (middle of the bin), "auto" does so
-    where the bias is predicted to be worse. `out` defaults to what a dry run on public data asks.
+    Fowl et al. 2021, arXiv 2110.13057, section 4.4. Float32 weights swallow small updates, first of
+    all biases of 10 to 100, so the edges can stand elsewhere: offset="buffer" keeps them in a
+    buffer behind the rows (as BatchNorm keeps a running mean), "feature" weighs a constant 1; the
+    bias is then 0. scale="bin" reads no bias at all: x = dW / s with s = w.dW / (middle of the
+    bin); "auto" does so where the bias is predicted to be worse.
+
+    `gain` uses a symmetry of the network: W / gain, a clamp at 1 / gain and an output times gain
+    are the same function, and its update is gain^2 times larger beside the weights. By default a
+    dry run on public data with the learning rate `lr` chooses it: as large as leaves the bins in
+    place over a local step.
     """
 
     bins: int = 128
@@ -42,7 +45,8 @@ class SparseImprint:
     public: Public = None
     offset: Literal["buffer", "feature", "bias"] = "buffer"
     scale: Literal["auto", "bias", "bin"] = "auto"
-    out: float | None = None
+    out: float = 1.0
+    gain: float | None = None
     lr: float = 1e-4
 
     def __post_init__(self) -> None:
@@ -50,14 +54,15 @@ class SparseImprint:
         one_of("SparseImprint.scale", self.scale, ("auto", "bias", "bin"))
         at_least("SparseImprint.bins", self.bins, 2)
         positive("SparseImprint.lr", self.lr)
-        if self.out is not None:
-            positive("SparseImprint.out", self.out)
+        positive("SparseImprint.out", self.out)
+        if self.gain is not None:
+            positive("SparseImprint.gain", self.gain)
 
     def craft(self, model: Model, rng: Generator) -> Model:
         """The model with clamped rows in front of a layer."""
         place = site(model, self.at)
         public = known(self.public, "SparseImprint", model)
-        w = edges.measures(self.measure, 1, place.size, rng)
+        w = edges.measures(self.measure, 1, place.shape, rng)
         h = place.project(public, w) if isinstance(public, Tensor) else public
         cuts, spread = _cuts(along(h, 0), self.bins)
         slope = 1 / cuts.diff()
@@ -67,11 +72,11 @@ class SparseImprint:
         notes = Notes(
             w, none, cuts[:-1], cuts[1:], torch.tensor([spread], dtype=torch.float64), place.reader
         )
-        out = self.out
-        if out is None:
+        gain = self.gain
+        if gain is None:
             trial = self._placed(model, notes, (weight, start), fired.mean(0), 1.0)
-            out = _dry_run(trial, public, self.lr, len(slope), rng)
-        return self._placed(model, notes, (weight, start), fired.mean(0), out)
+            gain = dry_run(trial, public, self.lr, rng)
+        return self._placed(model, notes, (weight, start), fired.mean(0), gain)
 
     def __call__(self, seen: Observation, rng: Generator) -> Reconstruction:
         if _finds(seen.client, "optimizer") == "adam":
@@ -79,15 +84,14 @@ class SparseImprint:
                 seen, "Adam divides each weight's step by its own size, so steps do not add up to x"
             )
         weight, bias, notes = gradients(seen)
-        name, _, _ = block_of(seen.model.module)
-        prefix = f"{name}.linear." if name else "linear."
-        before = seen.model.params[prefix + "weight"], seen.model.params[prefix + "bias"]
-        decay = _decay(seen)
+        before, decayed = _before(seen), _decayed(seen)
         size = notes.measures.shape[1]
-        weight = (weight.double() - decay * before[0].double())[:, :size]
-        bias = bias.double() - decay * before[1].double()
-        count = self._counts(weight, bias, before[1].double(), notes)
-        return reconstruction(seen, read_rows(weight, count, notes, seen.n, _FLOOR), notes)
+        weight = (decayed[0] - (before[0] - weight)).double() if decayed else weight.double()
+        bias = (decayed[1] - (before[1] - bias)).double() if decayed else bias.double()
+        count = self._counts(weight[:, :size], bias, before[1].double(), notes)
+        return reconstruction(
+            seen, read_rows(weight[:, :size], count, notes, seen.n, _FLOOR), notes
+        )
 
     def _counts(self, weight: Tensor, bias: Tensor, before: Tensor, notes: Notes) -> Tensor:
         """What to divide each row by: the bias's step, or what the middle of the bin implies."""
@@ -103,15 +107,16 @@ class SparseImprint:
         return torch.where(bias_error > bin_error, by_bin, bias)
 
     def _placed(
-        self, model: Model, notes: Notes, rows: tuple[Tensor, Tensor], centre: Tensor, out: float
+        self, model: Model, notes: Notes, rows: tuple[Tensor, Tensor], centre: Tensor, gain: float
     ) -> Model:
-        weight, start = rows
+        weight, start = rows[0] / gain, rows[1] / gain
         zero = torch.zeros_like(start)
         if self.offset == "feature":
             weight = torch.cat([weight, -start[:, None]], 1)
         layer = linear(weight.clone(), -start if self.offset == "bias" else zero)
         offset = start.clone() if self.offset == "buffer" else None
-        block = Rows(layer, nn.Hardtanh(0.0, 1.0), Add(out / len(start), centre), offset)
+        join = Add(self.out * gain / len(start), centre / gain)
+        block = Rows(layer, nn.Hardtanh(0.0, 1 / gain), join, offset)
         block.notes = notes
         return site(model, self.at).with_rows(block)
 
@@ -138,26 +143,6 @@ def _shares(
     return shares
 
 
-def _dry_run(
-    trial: Model, public: Tensor | tuple[float, float], lr: float, bins: int, rng: Generator
-) -> float:
-    """The output gain for which a local step is large enough to survive float32, at most `bins`."""
-    if not isinstance(public, Tensor) or isinstance(trial.form, Tokens):
-        return 0.1 * bins
-    name, _, _ = block_of(trial.module)
-    leaf = f"{name}.linear.bias"
-    pick = torch.randint(len(public), (_DRY_RUNS,), generator=rng)
-    labels = torch.randint(trial.form.classes, (_DRY_RUNS,), generator=rng)
-    steps = []
-    for i, y in zip(pick.tolist(), labels.to(trial.device), strict=True):
-        b = trial.params[leaf].clone().requires_grad_()
-        risk = trial.risk({**trial.params, leaf: b}, Batch(public[i : i + 1], y[None]))
-        (gradient,) = torch.autograd.grad(risk, [b])
-        steps.append(float(gradient.abs().max()) * lr / _LOCAL_BATCH)
-    typical = sorted(steps)[len(steps) // 4]
-    return min(float(bins), max(1.0, _WANTED_STEP / max(typical, 1e-30)))
-
-
 def _finds(client: object, field: str) -> Any:
     """The first value of a field among a client and those that it wraps."""
     while client is not None:
@@ -167,9 +152,25 @@ def _finds(client: object, field: str) -> Any:
     return None
 
 
-def _decay(seen: Observation) -> float:
-    """The share by which weight decay alone shrinks the weights over the local steps."""
+def _before(seen: Observation) -> tuple[Tensor, Tensor]:
+    """The rows' weights and biases as they were broadcast."""
+    name, _, _ = block_of(seen.model.module)
+    prefix = f"{name}.linear." if name else "linear."
+    return seen.model.params[prefix + "weight"], seen.model.params[prefix + "bias"]
+
+
+def _decayed(seen: Observation) -> tuple[Tensor, Tensor] | None:
+    """Where weight decay alone takes the rows over all local steps, rounded as the client rounds.
+
+    Its step is often less than half a unit in the last place: only the same arithmetic tells
+    which entries moved.
+    """
     rate = float(_finds(seen.client, "weight_decay") or 0) * float(_finds(seen.client, "lr") or 0)
+    if rate == 0:
+        return None
     size, n = _finds(seen.client, "batch_size"), seen.n
     per_epoch = math.ceil(n / size) if size and n else 1
-    return 1 - (1 - rate) ** (per_epoch * int(_finds(seen.client, "epochs") or 1))
+    weight, bias = _before(seen)
+    for _ in range(per_epoch * int(_finds(seen.client, "epochs") or 1)):
+        weight, bias = weight - rate * weight, bias - rate * bias
+    return weight, bias
