@@ -83,7 +83,7 @@ def reconstruction(seen: Observation, found: Found, notes: Notes) -> Reconstruct
     belief = (found.certified + found.size / found.size.max())[order]
     sure = int(found.certified.sum())
     said = f"{sure} of {len(order)} certified"
-    said = said if sure else "not recovered: no candidate is certified, " + _why(found)
+    said = said if sure else "not recovered: no candidate is certified, " + _why(found, notes)
     note = said + "".join(f"; {remark}" for remark in notes.remarks)
     like = next(iter(seen.model.params.values()))
     x = notes.reader.answer(found.x[order], like)
@@ -96,8 +96,9 @@ def reconstruction(seen: Observation, found: Found, notes: Notes) -> Reconstruct
     return Reconstruction(x, None, belief.to(like), found.residual[order].to(like), note, trace)
 
 
-def _why(found: Found) -> str:
-    if bool(found.residual.isfinite().any()):
+def _why(found: Found, notes: Notes) -> str:
+    off, _ = notes.reader.judge(found.x[:1])
+    if not bool(off.isnan()):
         return "every bin is off the data's grid: noise, several examples, or no 8-bit data"
     return "the form has no grid to test against"
 
