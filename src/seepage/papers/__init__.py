@@ -4,12 +4,4 @@ Each module of this folder is one paper: its docstring begins with the title, an
 `reproduce(quick, folder)` yields one `Claim` after another as they are found.
 """
 
-__all__: list[str] = [
-    "believed",
-    "dlg",
-    "finisher",
-    "inverting_gradients",
-    "label_counts",
-    "matching",
-    "matching_cost",
-]
+__all__ = []

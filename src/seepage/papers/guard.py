@@ -1,0 +1,194 @@
+"""The client-side guard: what it catches, what it wrongly flags, and what it cannot see.
+
+No paper's figures stand behind this page: rates are measured on models that honest servers send
+(fresh, briefly and longer trained) and on every malicious one that this package can craft, with
+seeds that were not used to set the limits.
+"""
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+
+import torch
+from torch import nn
+
+from seepage import zoo
+from seepage.attacks import Imprint, OneShot, SparseImprint, Trap
+from seepage.attacks.imprint.placement import disarmed
+from seepage.core import Attack, Batch, Model, stream
+from seepage.guard import Report, Scan, SelfAudit
+from seepage.papers.claims import Claim
+
+_SIZE, _CLASSES, _N = 32, 8, 64
+_CHECKS = ("rank", "duplicates", "reach", "isolated", "rare")
+
+
+@dataclass(frozen=True)
+class _Seen:
+    """One model looked at with one batch."""
+
+    kind: str
+    malicious: bool
+    report: Report
+
+    def flagged(self, checks: tuple[str, ...]) -> bool:
+        return any(finding.check in checks for finding in self.report.findings)
+
+    def worst(self, figure: str) -> float:
+        """The figure of the layer where it stands out most."""
+        values = [layer[figure] for layer in self.report.figures.values() if figure in layer]
+        return (min if figure == "rank" else max)(values)
+
+
+def reproduce(quick: bool, folder: Path | None) -> Iterator[Claim]:
+    """The table of figures, then the rates of each check and of all together."""
+    seeds, steps = ((11,), (0, 40)) if quick else ((11, 12, 13, 14), (0, 40, 160))
+    seen = [*_honest(seeds, steps, quick), *_malicious(seeds, quick)]
+    yield from _table(seen)
+    for checks in (*((name,) for name in _CHECKS), _CHECKS[:3], _CHECKS):
+        yield _rates(checks, seen)
+    yield _signal_to_noise(seen)
+    yield _asleep(seeds[0])
+    if folder is not None:
+        _draw(seen, folder)
+
+
+def _table(seen: list[_Seen]) -> Iterator[Claim]:
+    """One line a kind of model: the range of every figure over seeds and batches."""
+    for kind in dict.fromkeys(one.kind for one in seen):
+        group = [one for one in seen if one.kind == kind]
+        parts = []
+        for figure in ("rank", "duplicates", "reach", "isolated", "rare", "D-SNR"):
+            values = [one.worst(figure) for one in group]
+            low, high = min(values), max(values)
+            parts.append(f"{figure} {low:.3g}" + (f"-{high:.3g}" if high > low else ""))
+        malicious = "malicious" if group[0].malicious else "honest"
+        how = f"{malicious}, {len(group)} models with a batch of {_N}"
+        yield Claim(kind, "not available", ", ".join(parts), "measured", how)
+
+
+def _rates(checks: tuple[str, ...], seen: list[_Seen]) -> Claim:
+    bad = [one for one in seen if one.malicious]
+    good = [one for one in seen if not one.malicious]
+    caught = sum(one.flagged(checks) for one in bad)
+    wrongly = sum(one.flagged(checks) for one in good)
+    missed = sorted({one.kind for one in bad if not one.flagged(checks)})
+    how = f"missed: {', '.join(missed)}" if missed else "missed: none of these"
+    got = f"true positives {caught}/{len(bad)}, false positives {wrongly}/{len(good)}"
+    return Claim(f"flagged by {' or '.join(checks)}", "not available", got, "measured", how)
+
+
+def _signal_to_noise(seen: list[_Seen]) -> Claim:
+    high = max(one.worst("D-SNR") for one in seen if one.malicious)
+    flags = sum(one.worst("D-SNR") > 1 for one in seen if not one.malicious)
+    honest = sum(not one.malicious for one in seen)
+    return Claim(
+        "D-SNR (Garov et al. 2023) on imprints",
+        "detects malicious servers above 1",
+        f"at most {high:.2g} on malicious models, above 1 on {flags}/{honest} honest ones",
+        "not confirmed" if high < 1 else "confirmed",
+        "blind to rows shared by many examples: it asks whether one example is the whole gradient",
+    )
+
+
+def _honest(seeds: tuple[int, ...], steps: tuple[int, ...], quick: bool) -> Iterator[_Seen]:
+    kinds = ("MLP", "ConvNet") if quick else ("MLP", "ConvNet", "ResNet-18")
+    for seed in seeds:
+        for kind in kinds:
+            few = kind == "ResNet-18"
+            size = 16 if few else _SIZE
+            sample = zoo.photos(_N, size, split="both", seed=500 + seed).normalised()
+            model, done = sample.model(_network(kind, seed)), 0
+            for wanted in steps[:2] if few else steps:
+                model = _trained(model, wanted - done, size, seed)
+                done = wanted
+                yield _look(f"{kind} after {wanted} steps", False, model, sample.batch)
+
+
+def _malicious(seeds: tuple[int, ...], quick: bool) -> Iterator[_Seen]:
+    public = zoo.photos(300 if quick else 1500, _SIZE, split="both", seed=900)
+    for seed in seeds:
+        raw = zoo.photos(_N, _SIZE, split="both", seed=600 + seed)
+        network = _network("ConvNet", seed)
+        for kind, attack in _attacks(public.normalised().x).items():
+            model = raw.normalised().model(network)
+            yield _look(kind, True, _crafted(attack, model, seed), raw.normalised().batch)
+        cah = Trap(n=_N, kind="cah", public=public.x)
+        yield _look("trap, cah", True, _crafted(cah, raw.model(network), seed), raw.batch)
+
+
+def _asleep(seed: int) -> Claim:
+    """A patient server: the block is there, its weights are not crafted yet."""
+    sample = zoo.photos(_N, _SIZE, split="both", seed=600 + seed).normalised()
+    public = zoo.photos(300, _SIZE, split="both", seed=900).normalised()
+    model = sample.model(_network("ConvNet", seed))
+    asleep = disarmed(_crafted(Imprint(public=public.x), model, seed), stream(seed, "disarm"))
+    found = _look("", True, asleep, sample.batch).report.findings
+    got = "nothing found" if not found else f"{len(found)} findings"
+    how = "the same network is found in the round in which its weights are crafted"
+    return Claim("imprint rows not yet armed", "not available", got, "measured", how)
+
+
+def _attacks(public: torch.Tensor) -> dict[str, Attack]:
+    return {
+        "imprint, avg": Imprint(measure="avg", public=public),
+        "imprint, fine, permuted": Imprint(permute=True, public=public),
+        "imprint, avg, decoys": Imprint(measure="avg", decoys=32, permute=True, public=public),
+        "imprint, 3 directions": Imprint(directions=3, public=public),
+        "sparse, bias": SparseImprint(offset="bias", public=public),
+        "sparse, buffer": SparseImprint(public=public),
+        "one-shot, pair": OneShot(n=4096, rows="pair", public=public),
+        "one-shot, clamp": OneShot(n=4096, public=public),
+        "trap, quantile": Trap(n=_N, public=public),
+    }
+
+
+def _crafted(attack: object, model: Model, seed: int) -> Model:
+    crafted: Model = attack.craft(model, stream(seed, "craft"))  # type: ignore[attr-defined]
+    return crafted
+
+
+def _look(kind: str, malicious: bool, model: Model, batch: Batch) -> _Seen:
+    return _Seen(kind, malicious, Scan()(model) + SelfAudit()(model, batch))
+
+
+def _network(kind: str, seed: int) -> nn.Module:
+    if kind == "MLP":
+        return zoo.mlp(3 * _SIZE**2, 256, 128, _CLASSES, seed=seed)
+    if kind == "ConvNet":
+        return zoo.convnet(8, classes=_CLASSES, seed=seed)
+    return zoo.resnet18("cifar", classes=_CLASSES, seed=seed)
+
+
+def _trained(model: Model, steps: int, size: int, seed: int) -> Model:
+    """Ordinary training on other crops of the same photographs, in train mode."""
+    if steps == 0:
+        return model
+    data = zoo.photos(320, size, split="both", seed=700 + seed).normalised()
+    module, order = model.module, stream(seed, "training")
+    plan = torch.optim.SGD(module.parameters(), lr=0.02, momentum=0.9)
+    module.train()
+    for _ in range(steps):
+        pick = torch.randint(len(data.x), (32,), generator=order)
+        plan.zero_grad()
+        torch.autograd.backward(nn.functional.cross_entropy(module(data.x[pick]), data.y[pick]))
+        plan.step()
+    return Model.of(module, model.loss, model.form)
+
+
+def _draw(seen: list[_Seen], folder: Path) -> None:
+    """Reach against isolated examples: where the two kinds of model lie."""
+    from matplotlib.figure import Figure
+
+    figure = Figure(figsize=(7, 4.5))
+    axes = figure.subplots()
+    for malicious, colour, label in ((False, "tab:blue", "honest"), (True, "tab:red", "malicious")):
+        group = [one for one in seen if one.malicious == malicious]
+        reach = [max(one.worst("reach"), 1e-2) for one in group]
+        axes.scatter(reach, [one.worst("isolated") for one in group], c=colour, label=label)
+    axes.axvline(Scan().reach, color="grey", linestyle=":")
+    axes.axhline(SelfAudit().isolated * _N, color="grey", linestyle=":")
+    axes.set(xscale="log", xlabel="reach", ylabel=f"examples isolated, of {_N}")
+    axes.legend()
+    folder.mkdir(parents=True, exist_ok=True)
+    figure.savefig(folder / "guard.png", dpi=150)

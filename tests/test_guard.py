@@ -1,0 +1,215 @@
+"""The guard: malicious models are found by evidence, honest ones pass, blind spots are said."""
+
+from typing import Any
+
+import pytest
+import torch
+from torch import Tensor, nn
+
+from seepage import zoo
+from seepage.attacks import Imprint, OneShot, SparseImprint, Trap
+from seepage.clients import FedSGD
+from seepage.core import Batch, Model, observe, stream
+from seepage.errors import InvalidInput, SeepageError
+from seepage.forms import Column, Images, Table
+from seepage.guard import Guarded, Refused, Scan, SelfAudit, scan, self_audit
+from seepage.guard.scan import duplicates, rank, reach
+from seepage.guard.self_audit import isolated, signal
+
+N = 48
+PUBLIC = zoo.photos(400, 32, split="public", seed=31).normalised()
+SAMPLE = zoo.photos(N, 32, seed=32).relabelled(10).normalised()
+
+
+def net(seed: int) -> nn.Module:
+    return zoo.convnet(4, classes=10, seed=seed)
+
+
+def crafted(attack: Any, seed: int = 0) -> Model:
+    made: Model = attack.craft(SAMPLE.model(net(seed)), stream(seed, "craft"))
+    return made
+
+
+ATTACKS = {
+    "avg": (Imprint(bins=64, measure="avg", public=PUBLIC.x), {"rank", "duplicates", "reach"}),
+    "fine": (Imprint(bins=64, permute=True, public=PUBLIC.x), {"rank", "duplicates"}),
+    "decoys": (Imprint(bins=64, measure="avg", decoys=8, public=PUBLIC.x), {"reach"}),
+    "three": (Imprint(bins=96, directions=3, public=PUBLIC.x), {"rank", "duplicates"}),
+    "sparse": (SparseImprint(bins=64, offset="bias", public=PUBLIC.x), {"reach", "rank"}),
+    "buffer": (SparseImprint(bins=64, public=PUBLIC.x), {"rank", "duplicates"}),
+    "pair": (OneShot(n=500, rows="pair", public=PUBLIC.x), {"duplicates", "reach"}),
+    "clamp": (OneShot(n=500, public=PUBLIC.x), {"reach"}),
+    "quantile": (Trap(n=N, rows=64, public=PUBLIC.x), {"reach"}),
+}
+
+
+@pytest.mark.parametrize("name", ATTACKS)
+def test_the_scan_finds_crafted_rows_and_names_their_layer(name: str) -> None:
+    attack, checks = ATTACKS[name]
+    findings = [f for f in scan(crafted(attack)).findings if f.layer == "block.linear.weight"]
+    assert checks <= {finding.check for finding in findings}
+
+
+@pytest.mark.parametrize("seed", range(3))
+def test_fresh_and_trained_honest_models_pass_the_scan(seed: int) -> None:
+    nets = [net(seed), zoo.mlp(3072, 64, 10, seed=seed), zoo.resnet18("cifar", seed=seed)]
+    for module in nets[: 3 if seed == 0 else 2]:
+        assert scan(SAMPLE.model(module)).findings == ()
+    assert scan(SAMPLE.model(trained(nets[1]))).findings == ()
+
+
+def trained(module: nn.Module) -> nn.Module:
+    plan = torch.optim.SGD(module.parameters(), lr=0.02)
+    for _ in range(30):
+        plan.zero_grad()
+        torch.autograd.backward(nn.functional.cross_entropy(module(SAMPLE.x), SAMPLE.y))
+        plan.step()
+    return module
+
+
+def test_self_audit_counts_what_the_attack_reads() -> None:
+    model = crafted(Imprint(bins=96, public=PUBLIC.x))
+    report = self_audit(model, SAMPLE.batch)
+    attack = Imprint(bins=96, public=PUBLIC.x)
+    seen = observe(model, SAMPLE.batch, FedSGD(), stream(0, "client"))
+    found = attack(seen, stream(0, "attack"))
+    sure = found.x[torch.tensor(found.trace["certified"])]
+    read = {int((SAMPLE.x - x).flatten(1).norm(dim=1).argmin()) for x in sure}
+    # Pairs of rows need three shared examples, so the few topmost bins go unseen.
+    assert len(read - set(report.isolated)) <= 4
+    assert len(set(report.isolated) - read) <= 4
+    assert any(f.check == "isolated" and f.layer == "block.linear" for f in report.findings)
+
+
+def test_self_audit_of_a_fresh_honest_model_finds_nothing_and_reports_low_signal() -> None:
+    report = self_audit(SAMPLE.model(net(1)), SAMPLE.batch)
+    assert report.findings == ()
+    assert all(figures["D-SNR"] < 1 for figures in report.figures.values())
+
+
+def test_signal_to_noise_is_blind_to_imprints() -> None:
+    report = self_audit(crafted(Imprint(bins=64, public=PUBLIC.x)), SAMPLE.batch)
+    assert max(figures["D-SNR"] for figures in report.figures.values()) < 0.3
+    assert len(report.isolated) > N / 4
+
+
+def test_isolation_agrees_with_brute_force_differences_of_rows() -> None:
+    rng = stream(0, "toy")
+    x, g = torch.randn(9, 4, generator=rng), torch.rand(9, generator=rng) + 0.5
+    h = torch.arange(9.0)
+    edges = torch.tensor([-1.0, 0.5, 2.5, 3.5])
+    d = (h > edges[:, None]) * g
+    given, _ = isolated(d.double(), x.double())
+    # Bins (-1, .5] and (2.5, 3.5] hold one example each: 0 and 3.
+    assert given == {0, 3}
+    alone = d.clone()
+    alone[0, 1:] = 0
+    assert 0 in isolated(alone.double(), x.double())[0]
+
+
+def test_isolation_survives_rows_that_scale_the_gradient_differently() -> None:
+    x, g = torch.randn(9, 4, generator=stream(1, "toy")), torch.ones(9)
+    d = (torch.arange(9.0) > torch.tensor([-1.0, 0.5])[:, None]) * g
+    d[1] *= -3.7
+    assert isolated(d.double(), x.double())[0] == {0}
+
+
+def test_signal_of_one_dominant_example() -> None:
+    d = torch.tensor([[10.0, 1.0, 1.0]], dtype=torch.float64)
+    x = torch.ones(3, 2, dtype=torch.float64)
+    assert signal(d, x) == pytest.approx(5.0)
+    assert signal(d * 0, x) == 0
+
+
+def test_figures_of_matrices_with_known_rank_and_reach() -> None:
+    rng = stream(0, "matrix")
+    low = torch.randn(12, 3, generator=rng) @ torch.randn(3, 40, generator=rng)
+    assert rank(low) == rank(low.T) == 3
+    assert rank(torch.eye(5)) == 5
+    rows = torch.randn(6, 10, generator=rng)
+    rows[4] = -2 * rows[1]
+    assert duplicates(rows) == (1, 4)
+    far = reach(torch.tensor([[3.0, 4.0], [0.0, 0.0]]), torch.tensor([-10.0, 7.0]))
+    assert far.tolist() == [2.0, 0.0]
+
+
+def test_attention_and_convolutions_are_scanned_too() -> None:
+    class Attends(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.stem = nn.Conv2d(3, 8, 3, stride=8)
+            self.attention = nn.MultiheadAttention(8, 2, batch_first=True)
+            self.head = nn.Linear(8, 10)
+
+        def forward(self, x: Tensor) -> Tensor:
+            words = self.stem(x).flatten(2).transpose(1, 2)
+            mixed: Tensor = self.head(self.attention(words, words, words)[0].mean(1))
+            return mixed
+
+    torch.manual_seed(0)
+    module = Attends()
+    report = scan(SAMPLE.model(module))
+    assert {"stem.weight", "attention.in_proj_weight", "head.weight"} <= set(report.figures)
+    with torch.no_grad():
+        module.attention.in_proj_weight[:] = module.attention.in_proj_weight[0]
+    assert any(f.layer == "attention.in_proj_weight" for f in scan(SAMPLE.model(module)).findings)
+
+
+def test_guarded_refuses_before_anything_is_shared_and_otherwise_changes_nothing() -> None:
+    asked: list[Batch] = []
+
+    def inner(model: Model, batch: Batch, rng: torch.Generator) -> Any:
+        asked.append(batch)
+        return FedSGD()(model, batch, rng)
+
+    guarded = Guarded(inner)
+    with pytest.raises(Refused) as caught:
+        guarded(crafted(Imprint(bins=64, public=PUBLIC.x)), SAMPLE.batch, stream(0, "client"))
+    assert asked == []
+    assert caught.value.findings
+    assert isinstance(caught.value, SeepageError)
+    assert "block.linear.weight" in str(caught.value)
+    honest = SAMPLE.model(net(2))
+    update = guarded(honest, SAMPLE.batch, stream(0, "client"))
+    plain = FedSGD()(honest, SAMPLE.batch, stream(0, "client"))
+    assert all(torch.equal(update[name], plain[name]) for name in plain)
+
+
+def test_a_guard_may_ask_its_own_update_too() -> None:
+    guarded = Guarded(FedSGD(), checks=(SelfAudit(),))
+    with pytest.raises(Refused, match="isolated"):
+        guarded(crafted(Imprint(bins=96, public=PUBLIC.x)), SAMPLE.batch, stream(0, "client"))
+
+
+def test_reports_say_what_they_cannot_see_and_never_that_all_is_well() -> None:
+    report = scan(SAMPLE.model(net(0))) + self_audit(SAMPLE.model(net(0)), SAMPLE.batch)
+    text = str(report)
+    assert "nothing found" in text
+    assert "cannot see" in text
+    assert "no proof of safety" in text
+    assert {"rank", "isolated"} <= set(report.figures["linear"]) | set(
+        report.figures["linear.weight"]
+    )
+
+
+def test_a_zeroed_head_or_adapter_is_not_called_a_sorter() -> None:
+    module = nn.Sequential(nn.Flatten(), nn.Linear(12, 8), nn.ReLU(), nn.Linear(8, 2))
+    nn.init.zeros_(module[3].weight)  # type: ignore[arg-type]
+    model = Model.of(module, nn.functional.cross_entropy, Images((3, 2, 2), classes=2))
+    assert scan(model).findings == ()
+
+
+def test_guards_work_on_tables() -> None:
+    form = Table((Column("a"), Column("b", ("x", "y", "z"))), classes=2)
+    torch.manual_seed(0)
+    model = Model.of(nn.Linear(4, 2), nn.functional.cross_entropy, form)
+    x = torch.randn(20, 4, generator=stream(0, "x"))
+    report = self_audit(model, Batch(x, torch.arange(20) % 2))
+    assert report.isolated == ()
+    assert scan(model).findings == ()
+
+
+@pytest.mark.parametrize("make", [lambda: Scan(reach=0), lambda: SelfAudit(isolated=-1)])
+def test_limits_must_be_positive(make: Any) -> None:
+    with pytest.raises(InvalidInput, match="must be"):
+        make()
