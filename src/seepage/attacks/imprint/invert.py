@@ -80,13 +80,14 @@ def reconstruction(seen: Observation, found: Found, notes: Notes) -> Reconstruct
         )
     order = torch.argsort(found.certified.double() * 2 + found.size / found.size.max(), stable=True)
     order = order.flip(0)
+    ordered = bool((order == torch.arange(len(order))).all())
     belief = (found.certified + found.size / found.size.max())[order]
     sure = int(found.certified.sum())
     said = f"{sure} of {len(order)} certified"
     said = said if sure else "not recovered: no candidate is certified, " + _why(found, notes)
     note = said + "".join(f"; {remark}" for remark in notes.remarks)
     like = next(iter(seen.model.params.values()))
-    x = notes.reader.answer(found.x[order], like)
+    x = notes.reader.answer(found.x if ordered else found.x[order], like)
     trace: dict[str, Any] = {
         "bins": found.bin[order].tolist(),
         "certified": found.certified[order].tolist(),
@@ -105,7 +106,7 @@ def _why(found: Found, notes: Notes) -> str:
 
 def _difference(weight: Tensor, rows: list[int], i: int) -> Tensor:
     row = weight[rows[i]]
-    return row - weight[rows[i + 1]] if i + 1 < len(rows) else row
+    return row - weight[rows[i + 1]] if i + 1 < len(rows) else row.clone()
 
 
 def _glimpse(i: int, count: float, cell: Tensor, measure: Tensor, notes: Notes) -> _Glimpse:
@@ -121,37 +122,36 @@ def _inside(glimpse: _Glimpse, notes: Notes, rows: list[int]) -> bool:
 
 
 def _found(seen: list[_Glimpse], weight: Tensor, rows: list[int], notes: Notes, live: int) -> Found:
-    judged = [_judged(g, _difference(weight, rows, g.row) / g.count, notes, rows) for g in seen]
+    x: Tensor | None = None
+    verdicts = []
+    for place, glimpse in enumerate(seen):
+        features = _difference(weight, rows, glimpse.row).div_(glimpse.count)[None]
+        candidate = notes.reader.examples(features)
+        # Written in place: copying images at full size would cost more than reading them.
+        x = candidate.new_empty(len(seen), candidate.shape[1]) if x is None else x
+        verdicts.append(_judged(glimpse, candidate, x[place], notes, rows))
+    assert x is not None
     return Found(
-        torch.cat([x for x, _, _ in judged]),
-        torch.tensor([sure for _, sure, _ in judged]),
+        x,
+        torch.tensor([sure for sure, _ in verdicts]),
         torch.tensor([g.size for g in seen], dtype=torch.float64),
-        torch.tensor([residual for _, _, residual in judged], dtype=torch.float64),
+        torch.tensor([residual for _, residual in verdicts], dtype=torch.float64),
         torch.tensor([g.row for g in seen]),
         live,
     )
 
 
 def _judged(
-    glimpse: _Glimpse, features: Tensor, notes: Notes, rows: list[int]
-) -> tuple[Tensor, bool, float]:
-    """The candidate (snapped if it is certified), whether it is, and its residual."""
-    x = notes.reader.examples(features[None])
-    inside = _inside(glimpse, notes, rows)
-    if not inside:
-        # A mixture: its distance to the grid says nothing, so spare the work at full size.
-        return x, False, _residual(x, notes)
+    glimpse: _Glimpse, x: Tensor, out: Tensor, notes: Notes, rows: list[int]
+) -> tuple[bool, float]:
+    """Writes the candidate (snapped if certified); whether it is, and its residual."""
     off, snapped = notes.reader.judge(x)
     if math.isnan(float(off[0])):
-        return x, False, _outside(glimpse, notes, rows)
-    sure = float(off[0]) <= 1
-    residual = float((x - snapped).norm() / x.norm())
-    return (snapped if sure else x), sure, residual
-
-
-def _residual(x: Tensor, notes: Notes) -> float:
-    _, snapped = notes.reader.judge(x)
-    return float((x - snapped).norm() / x.norm())
+        out.copy_(x[0])
+        return False, _outside(glimpse, notes, rows)
+    sure = _inside(glimpse, notes, rows) and float(off[0]) <= 1
+    out.copy_(snapped[0] if sure else x[0])
+    return sure, float(x.sub_(snapped).norm() / out.norm())
 
 
 def _outside(glimpse: _Glimpse, notes: Notes, rows: list[int]) -> float:
