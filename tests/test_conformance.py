@@ -81,6 +81,9 @@ DEFENSES: dict[str, Client] = {
     "Prune": defenses.Prune(FedAvg(epochs=2, batch_size=1), ratio=0.7, scope="global"),
 }
 
+# Clipping example by example is not defined under BatchNorm.
+REFUSED = [("DPSGD", convolutional)]
+
 
 def is_attack(thing: Any) -> bool:
     return callable(thing) and list(inspect.signature(thing.__call__).parameters)[-2:] == [
@@ -170,6 +173,8 @@ def test_what_it_prints_can_be_read_back(thing: Attack | Client) -> None:
 def test_a_defense_keeps_names_shapes_and_types(
     name: str, dtype: torch.dtype, setting: Callable[..., Setting]
 ) -> None:
+    if (name, setting) in REFUSED:
+        pytest.skip("it refuses this network, and its own test says how")
     model, batch, _ = setting(3, dtype)
     before = tree.fingerprint(model.state)
     update = DEFENSES[name](model, batch, stream(1, "client"))
