@@ -77,8 +77,12 @@ ATTACKS: dict[str, tuple[Attack, Callable[..., Setting]]] = {
 }
 DEFENSES: dict[str, Client] = {
     "Clip": defenses.Clip(FedSGD(), norm=0.01),
+    "DPSGD": defenses.DPSGD(norm=1.0, multiplier=0.5),
+    "Dropout": defenses.Dropout(FedSGD(), keep=0.6, at="entries"),
     "Noise": defenses.Noise(FedSGD(), std=0.1, kind="laplace", relative=True),
     "Prune": defenses.Prune(FedAvg(epochs=2, batch_size=1), ratio=0.7, scope="global"),
+    "Quantize": defenses.Quantize(FedSGD(), bits=3, stochastic=True),
+    "Sign": defenses.Sign(FedSGD()),
 }
 
 # Clipping example by example is not defined under BatchNorm.

@@ -2,12 +2,12 @@
 
 from typing import Literal
 
-import torch
-from torch import Generator, Tensor
+from torch import Generator
 
 from seepage import tree
 from seepage.checks import at_least, one_of
 from seepage.core import Batch, Client, Model, noiseless
+from seepage.defenses.chance import laplace, normal
 from seepage.tree import Tensors
 from seepage.values import value
 
@@ -32,16 +32,8 @@ class Noise:
     def __call__(self, model: Model, batch: Batch, rng: Generator) -> Tensors:
         update = self.inner(model, batch, rng)
         rms = tree.norm(update) / tree.size(update) ** 0.5 if self.relative else 1.0
-        return tree.mapped(lambda u: u + self.std * rms * self._draw(u, rng), update)
+        draw = normal if self.kind == "gauss" else laplace
+        return tree.mapped(lambda u: u + self.std * rms * draw(u, rng), update)
 
     def noiseless(self) -> Client:
         return noiseless(self.inner)
-
-    def _draw(self, like: Tensor, rng: Generator) -> Tensor:
-        # Drawn on the CPU, so that one seed means one draw on every device.
-        if self.kind == "gauss":
-            unit = torch.randn(like.shape, generator=rng, dtype=torch.float64)
-        else:
-            half = torch.rand(like.shape, generator=rng, dtype=torch.float64) - 0.5
-            unit = -half.sign() * torch.log1p(-2 * half.abs()) / 2**0.5
-        return unit.to(like)
