@@ -79,10 +79,15 @@ DEFENSES: dict[str, Client] = {
     "Clip": defenses.Clip(FedSGD(), norm=0.01),
     "DPSGD": defenses.DPSGD(norm=1.0, multiplier=0.5),
     "Dropout": defenses.Dropout(FedSGD(), keep=0.6, at="entries"),
+    "InstaHide": defenses.InstaHide(FedSGD(), k=3),
+    "MixUp": defenses.MixUp(FedSGD()),
     "Noise": defenses.Noise(FedSGD(), std=0.1, kind="laplace", relative=True),
+    "Percentile": defenses.Percentile(FedAvg(lr=0.1), percentile=30, gamma=0.02, steps=3),
     "Prune": defenses.Prune(FedAvg(epochs=2, batch_size=1), ratio=0.7, scope="global"),
     "Quantize": defenses.Quantize(FedSGD(), bits=3, stochastic=True),
+    "SVT": defenses.SVT(FedSGD(), gamma=1.0),
     "Sign": defenses.Sign(FedSGD()),
+    "Soteria": defenses.Soteria(FedSGD(), share=0.3),
 }
 
 # Clipping example by example is not defined under BatchNorm.

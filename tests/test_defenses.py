@@ -7,22 +7,30 @@ from torch.nn import functional
 
 from seepage import (
     DPSGD,
+    SVT,
     Client,
     Clip,
     Dropout,
     FedSGD,
     Given,
     Images,
+    InstaHide,
     InvalidInput,
+    MixUp,
     Noise,
+    Percentile,
     Prune,
     Quantize,
     Sign,
+    Soteria,
     noiseless,
     stream,
     tree,
 )
 from seepage.core import Batch, Model
+from seepage.defenses.local_dp import local_dp
+from seepage.defenses.mixup import mixed, simplex
+from seepage.defenses.precode import precode
 
 
 def update(seed: int = 0) -> dict[str, torch.Tensor]:
@@ -109,6 +117,15 @@ def test_what_pruning_says_of_the_entries_it_zeroed() -> None:
         (lambda inner: Quantize(inner, 1), "Quantize.bits=1"),
         (lambda inner: Dropout(inner, 0.0), "Dropout.keep=0.0 is no share"),
         (lambda inner: Dropout(inner, 0.5, "rows"), "Dropout.at='rows'"),
+        (lambda inner: Soteria(inner, share=1.0), "Soteria.share=1.0"),
+        (lambda inner: MixUp(inner, 0), "MixUp.k=0"),
+        (lambda inner: MixUp(inner, 2, cap=0.5), "MixUp.cap=0.5: the largest of 2 shares"),
+        (lambda inner: InstaHide(inner, 4, cap=1.1), "InstaHide.cap=1.1"),
+        (lambda inner: Percentile(inner, 101), "Percentile.percentile=101"),
+        (lambda inner: Percentile(inner, gamma=0.0), "Percentile.gamma=0.0"),
+        (lambda inner: SVT(inner, epsilon=0.0), "SVT.epsilon=0.0"),
+        (lambda inner: SVT(inner, fraction=0.0), "SVT.fraction=0.0"),
+        (lambda inner: local_dp(inner, 1.0, 1.0, 1.0, 0.0), "local_dp.delta=0.0"),
     ],
 )
 def test_wrong_fields_are_named(make: object, words: str) -> None:
@@ -279,3 +296,133 @@ def test_keeping_everything_drops_nothing() -> None:
     plain = FedSGD()(model, batch, stream(0, "client"))
     kept = Dropout(FedSGD(), 1.0)(model, batch, stream(0, "client"))
     assert tree.fingerprint(kept) == tree.fingerprint(plain)
+
+
+def test_soteria_removes_the_inputs_that_tell_most() -> None:
+    model, batch = dense(), examples(3)
+    plain = FedSGD()(model, batch, stream(0, "client"))
+    update = Soteria(FedSGD(), "3", share=0.5)(model, batch, stream(0, "client"))
+    first = nn.Sequential(*list(model.module)[:3])
+    slopes = torch.func.vmap(torch.func.jacrev(first))(batch.x[:, None]).flatten(3)[:, 0]
+    score = (first(batch.x).abs() / slopes.norm(dim=2)).sum(0)
+    gone = score.argsort(descending=True)[:3]
+    wanted = plain["3.weight"].clone()
+    wanted[:, gone] = 0
+    torch.testing.assert_close(update["3.weight"], wanted)
+    assert all(torch.equal(u, plain[k]) for k, u in update.items() if k != "3.weight")
+
+
+def test_soteria_names_the_linear_layers() -> None:
+    with pytest.raises(InvalidInput, match=r"'0' is no linear layer.* 1, 3, 4"):
+        Soteria(FedSGD(), "0")(dense(), examples(1), stream(0, "client"))
+
+
+def test_a_bottleneck_is_random_in_training_and_adds_its_divergence_to_the_loss() -> None:
+    model = network(nn.Flatten(), nn.Linear(32, 6), nn.Tanh(), nn.Linear(6, 3))
+    coded, batch = precode(model, code=4, beta=0.3), examples(5)
+    output = coded.predict(batch.x)
+    h = torch.tanh(batch.x.flatten(1) @ model.params["1.weight"].T + model.params["1.bias"])
+    at = {k.removeprefix("3."): v for k, v in coded.params.items()}
+    mean, log_variance = (h @ at["encoder.weight"].T + at["encoder.bias"]).chunk(2, 1)
+    code = mean @ at["decoder.weight"].T + at["decoder.bias"]
+    torch.testing.assert_close(
+        output[:, :3], code @ model.params["3.weight"].T + model.params["3.bias"]
+    )
+    normal = torch.distributions.Normal
+    wanted = torch.distributions.kl_divergence(
+        normal(mean, (log_variance / 2).exp()), normal(0.0, 1.0)
+    ).sum(1)
+    torch.testing.assert_close(output[:, 3], wanted)
+    risk = functional.cross_entropy(output[:, :3], batch.y) + 0.3 * wanted.mean()
+    torch.testing.assert_close(coded.risk(coded.params, batch), risk)
+    one, two = (FedSGD("train")(coded, batch, stream(s, "client")) for s in (1, 2))
+    assert not torch.equal(one["1.weight"], two["1.weight"])
+    # The bias of the output sees the class probabilities alone, as before.
+    assert one["3.head.bias"].shape == (3,)
+
+
+def test_a_network_of_one_layer_takes_no_bottleneck() -> None:
+    linear = Model.of(nn.Linear(4, 2), functional.cross_entropy, Images((1, 2, 2), 2))
+    with pytest.raises(InvalidInput, match="larger network"):
+        precode(linear)
+
+
+def test_mixtures_are_convex_and_their_labels_likewise() -> None:
+    batch = Batch(torch.eye(6, dtype=torch.float64), torch.arange(6))
+    model = Model.of(nn.Linear(6, 6).double(), functional.cross_entropy, Images((1, 2, 3), 6))
+    made = mixed(model, batch, 3, 0.6, stream(4, "client"))
+    torch.testing.assert_close(made.x, made.y)
+    torch.testing.assert_close(made.x.sum(1), torch.ones(6, dtype=torch.float64))
+    assert (made.x.diagonal() > 0).all()
+    with pytest.raises(InvalidInput, match="not text"):
+        mixed(model, Batch(torch.arange(6)[:, None], torch.arange(6)), 3, 0.6, stream(4, "c"))
+
+
+def test_shares_are_uniform_below_their_cap() -> None:
+    shares = simplex(20000, 2, 0.65, stream(0, "shares"))[:, 0]
+    assert float(shares.min()) >= 0.35
+    assert float(shares.max()) <= 0.65
+    assert float(shares.var()) == pytest.approx(0.3**2 / 12, rel=0.05)
+
+
+def test_hiding_flips_signs_of_a_mixture() -> None:
+    seen = []
+
+    class Spy:
+        def __call__(self, model: Model, batch: Batch, rng: torch.Generator) -> tree.Tensors:
+            seen.append(batch)
+            return {}
+
+    for client in (MixUp(Spy(), 2), InstaHide(Spy(), 2, cap=0.65)):
+        client(dense(), examples(4), stream(0, "client"))
+    assert torch.equal(seen[0].x.abs(), seen[1].x.abs())
+    assert torch.equal(seen[0].y, seen[1].y)
+    assert 0.3 < float((seen[0].x != seen[1].x).double().mean()) < 0.7
+
+
+@pytest.mark.parametrize("share", [0.0, 10.0, 55.5, 100.0])
+def test_the_percentile_filter_follows_its_formula(share: float) -> None:
+    import numpy as np
+
+    before = {**update(), "scalar": torch.tensor(5.0)}
+    client = Percentile(Given(before), share, gamma=0.4, steps=2)
+    after = shared(client)
+    assert torch.equal(after["scalar"], before["scalar"])
+    entries = tree.flat(update()).double().numpy() / 2
+    kept = np.where(np.abs(entries) < np.percentile(np.abs(entries), share), 0, entries)
+    wanted = torch.from_numpy(np.clip(kept, -0.4, 0.4) * 2).float()
+    torch.testing.assert_close(tree.flat({k: after[k] for k in "abc"}), wanted)
+    low, high = client.cell(after)
+    for name, v in before.items():
+        assert ((low[name] <= v) & (v <= high[name])).all()
+
+
+def test_the_sparse_vector_technique_releases_its_share_and_no_more() -> None:
+    drawn = {"a": torch.randn((50, 40), generator=stream(1, "u"))}
+    # Almost no noise: the c chosen entries are those whose clamped size passes the threshold.
+    quiet = SVT(Given(drawn), 0.05, 1e9, 1e9, gamma=1.0, tau=0.9, replace=False)
+    after = shared(quiet)["a"]
+    assert int(after.ne(0).sum()) == quiet.released(2000) == 100
+    places = after.ne(0)
+    torch.testing.assert_close(after[places], drawn["a"].clamp(-1, 1)[places])
+    assert float(after[places].abs().min()) >= 0.9
+
+
+def test_what_the_sparse_vector_technique_releases_by_default_is_noise() -> None:
+    drawn = {"a": torch.full((5000,), 1e-5)}
+    after = shared(SVT(Given(drawn)))["a"]
+    spread = after[after != 0].abs().mean()
+    assert float(spread) == pytest.approx(2 * 1e-5 / 0.1, rel=0.2)
+    assert 400 < int(after.ne(0).sum()) <= 500
+
+
+def test_an_impossible_threshold_ends_in_words(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("seepage.defenses.svt._PASSES", 3)
+    with pytest.raises(RuntimeError, match="smaller fraction or tau"):
+        shared(SVT(Given(update()), 0.5, 1e9, 1e9, gamma=1.0, tau=2.0))
+
+
+def test_local_privacy_is_clipping_and_the_classical_noise() -> None:
+    made = local_dp(FedSGD(), 3.0, 3.0, 1.0, 1e-5)
+    assert made.inner == Clip(FedSGD(), 3.0)
+    assert made.std == pytest.approx(3 * 4.8448, rel=1e-4)
