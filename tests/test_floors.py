@@ -10,7 +10,7 @@ import seepage
 ROOT = Path(seepage.__file__).parent
 FLOORS = [
     {"core", "model", "tree", "errors", "values", "forms", "checks", "files", "expr", "captured"},
-    {"clients", "chains"},
+    {"clients", "chains", "accounting"},
     {"defenses", "attacks", "metrics", "analysis", "guard", "zoo"},
     {"trials", "store", "executors"},
     {"report", "papers", "integrations"},
