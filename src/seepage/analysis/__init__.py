@@ -1,3 +1,5 @@
-"""."""
+"""Why data leak, and how much can at most: mathematics of models, updates and noise."""
 
-__all__: list[str] = []
+from seepage.analysis import bounds
+
+__all__ = ["bounds"]

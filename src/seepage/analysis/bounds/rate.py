@@ -1,0 +1,89 @@
+"""The rate bound: what noise lets through in nats limits how well any data can be rebuilt."""
+
+import math
+
+import scipy
+import torch
+from torch import Generator, Tensor
+
+from seepage import accounting
+from seepage.analysis.bounds.bound import Bound
+from seepage.analysis.bounds.channel import Channel, noise_of
+from seepage.analysis.bounds.prior import Gaussian
+from seepage.checks import at_least
+from seepage.errors import InvalidInput
+
+
+def water_filled(sizes: Tensor, nats: float) -> float:
+    """The least mean squared error of a Gaussian vector described in R nats.
+
+    (1/N) sum min(theta, s_i) with sum max(0, ln(s_i / theta) / 2) = R, s_i the eigenvalues of its
+    covariance. Cover and Thomas 2006, chapter 10.
+
+    >>> round(water_filled(torch.tensor([1.0, 1.0]), math.log(2)), 4)
+    0.5
+    """
+    at_least("water_filled.nats", nats, 0)
+    s = sizes.double().clamp(min=1e-300)
+    if nats == 0:
+        return float(s.mean())
+
+    def excess(level: float) -> float:
+        return float((s.log() - level).clamp(min=0).sum()) / 2 - nats
+
+    top = float(s.log().max())
+    level = scipy.optimize.brentq(excess, float(s.log().min()) - 2 * nats / len(s) - 1, top)
+    return float(s.clamp(max=math.exp(level)).mean())
+
+
+def private_records(
+    prior: Gaussian, multiplier: float, rounds: int = 1, rate: float = 1.0
+) -> Bound:
+    """Of one record under DP-SGD: R = T / 2z^2 nats, or T KL(P||Q) where batches are sampled.
+
+    Any network, any attack that knows the other records.
+
+    >>> prior = Gaussian(torch.zeros(1, 1, 2), torch.eye(2).double())
+    >>> round(private_records(prior, multiplier=1.0).value, 4)
+    0.6065
+    """
+    nats = rounds * accounting.divergence(rate, multiplier)
+    value = water_filled(prior.spectrum, nats)
+    why = ("the record is drawn from the Gaussian prior", f"{nats:.4g} nats let through")
+    return Bound(value, "mean squared error", "certified", why)
+
+
+def any_network(channel: Channel, samples: int, directions: int, rng: Generator) -> Bound:
+    """R <= 1/2 sum_(i<=k) ln(1 + l_i/s^2) + (p-k)/2 ln(1 + r/((p-k) s^2)): smooth or not.
+
+    The k directions come from half of the samples' gradients, the energies l_i along them and the
+    rest r from the other half, given the known labels: pruning, signs and ReLU are allowed.
+    """
+    std, kind, relative = noise_of(channel.client, channel.n)
+    if kind != "gauss" or relative:
+        raise InvalidInput("the rate bound needs Gaussian noise of a fixed standard deviation.")
+    one, two = (_gradients(channel, samples, rng) for _ in range(2))
+    center = one.mean(0)
+    k = min(directions, samples - 1, one.shape[1])
+    axes = torch.linalg.svd(one - center, full_matrices=False).Vh[:k]
+    apart = two - center
+    along = (apart @ axes.T).square().mean(0)
+    rest = float((apart.square().sum(1).mean() - along.sum()).clamp(min=0))
+    nats = float((along / std**2).log1p().sum()) / 2
+    left = one.shape[1] - k
+    if left:
+        nats += left / 2 * math.log1p(rest / (left * std**2))
+    sizes = channel.prior.spectrum.repeat(channel.n)
+    why = ("inputs drawn from the Gaussian prior, labels known", f"2 x {samples} samples")
+    return Bound(water_filled(sizes, nats), "mean squared error", "estimated", why)
+
+
+def bits(prior: Gaussian, number: float, n: int = 1) -> Bound:
+    """Without noise: an update of this many bits carries R = bits ln 2 nats."""
+    value = water_filled(prior.spectrum.repeat(n), number * math.log(2))
+    why = ("inputs drawn from the Gaussian prior", f"the update fits in {number:g} bits")
+    return Bound(value, "mean squared error", "certified", why)
+
+
+def _gradients(channel: Channel, samples: int, rng: Generator) -> Tensor:
+    return torch.stack([channel.gradient(channel.sample(rng)).detach() for _ in range(samples)])
