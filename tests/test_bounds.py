@@ -274,10 +274,10 @@ def test_random_draws_agree_with_the_ceiling() -> None:
 
 
 def test_noise_for_a_wanted_ceiling() -> None:
-    z = bounds.noise_for(0.2, 0.01, rounds=9)
+    z = accounting.multiplier_for_chance(0.2, 0.01, rounds=9)
     assert bounds.rero(0.01, z, 9).value == pytest.approx(0.2)
-    with pytest.raises(InvalidInput, match="below its prior chance"):
-        bounds.noise_for(0.01, 0.01)
+    with pytest.raises(InvalidInput, match="to or below its prior chance"):
+        accounting.multiplier_for_chance(0.01, 0.01)
 
 
 def test_the_chance_among_public_examples() -> None:

@@ -6,7 +6,8 @@ import numpy as np
 import pytest
 from scipy import integrate, stats
 
-from seepage import InvalidInput, accounting
+from seepage import DPSGD, SVT, Clip, FedSGD, InvalidInput, Noise, Percentile, accounting
+from seepage.guard import dp
 
 
 def direct_delta(epsilon: float, mu: float) -> float:
@@ -127,3 +128,144 @@ def test_divergence_falls_with_sampling() -> None:
 def test_wrong_arguments_are_named(call: object, words: str) -> None:
     with pytest.raises(InvalidInput, match=words):
         call()  # type: ignore[operator]
+
+
+# The linter
+
+
+def said(thing: object, **declared: float) -> list[tuple[str, str]]:
+    return [(f.severity, f.field) for f in dp.lint(thing, **declared)]
+
+
+def test_the_table_of_flowers_formula() -> None:
+    rows = dp.flower_table()
+    assert [row["std"] for row in rows] == [4.845, 0.969, 0.484, 0.242, 0.097]
+    assert [row["tight"] for row in rows] == pytest.approx(
+        [0.75, 4.54, 10.39, 25.44, 96.4], abs=0.05
+    )
+    replaced = [1.61, 10.39, 25.44, 68.49, 300.1]
+    assert [row["tight_replace"] for row in rows] == pytest.approx(replaced, abs=0.05)
+    assert [row["std_needed"] for row in rows] == [3.731, 0.892, 0.5, 0.29, 0.15]
+    assert rows[3]["true_delta"] == pytest.approx(1.5e-3, rel=0.03)
+    assert dp.false_above() == pytest.approx(8.42, abs=0.005)
+    assert dp.false_above(factor=2) == pytest.approx(0.0095, abs=5e-5)
+
+
+def test_a_large_declared_epsilon_is_false_and_the_repair_holds() -> None:
+    setting = {"clip": 2.0, "sensitivity": 2.0, "epsilon": 20.0, "delta": 1e-5}
+    first, second = dp.lint(setting)
+    assert (first.severity, second.severity) == ("error", "warning")
+    assert "25.44" in first.remedy
+    assert "68.49" in second.remedy
+    repaired = {**setting, "std": 2 * 2 * 0.2901}
+    assert said(repaired) == []
+
+
+def test_a_small_declared_epsilon_holds_for_added_records_only() -> None:
+    assert said({"clip": 1.0, "epsilon": 1.0}) == [("warning", "epsilon")]
+
+
+def test_rounds_are_composed() -> None:
+    once = {"clip": 1.0, "epsilon": 1.0, "std": 8.0}
+    assert said(once) == []
+    assert said(once, rounds=100) == [("error", "rounds"), ("warning", "rounds")]
+
+
+def test_a_sensitivity_below_the_norm_is_wrong() -> None:
+    setting = {"clip": 10.0, "sensitivity": 1.0, "epsilon": 5.0, "delta": 1e-5}
+    found = dp.lint(setting)
+    assert (found[0].severity, found[0].field) == ("error", "sensitivity")
+    assert "10 times too small" in found[0].remedy
+
+
+@pytest.mark.parametrize(
+    ("client", "wanted"),
+    [
+        (Noise(Clip(FedSGD(), 1.0), 4.9), [("note", "epsilon")]),
+        (Noise(FedSGD(), 1.0), [("error", "clip")]),
+        (Clip(Noise(FedSGD(), 1.0), 1.0), [("warning", "Clip"), ("error", "clip")]),
+        (Noise(Clip(FedSGD(), 1.0), 1.0, relative=True), [("error", "Noise.relative")]),
+        (Noise(Clip(FedSGD(), 1.0), 1.0, "laplace"), [("error", "Noise.kind")]),
+        (DPSGD(1.0, 1.0), [("note", "epsilon")]),
+        (DPSGD(1.0, 0.0), [("error", "std")]),
+        (FedSGD(), [("error", "noise")]),
+        (Percentile(FedSGD()), [("error", "percentile"), ("warning", "scalars")]),
+        (SVT(FedSGD()), [("error", "epsilon"), ("warning", "noise_var")]),
+    ],
+    ids=str,
+)
+def test_what_is_said_of_a_client(client: object, wanted: list[tuple[str, str]]) -> None:
+    assert said(client) == wanted
+
+
+def test_a_clients_epsilon_counts_rounds_and_sampling() -> None:
+    note, sampled = dp.lint(DPSGD(2.0, 1.0), rounds=100, rate=0.01)
+    assert "it is 0.72 at" in note.remedy
+    assert "Poisson" in sampled.remedy
+    assert said(DPSGD(2.0, 1.0), epsilon=1.0, rounds=100) == [
+        ("error", "rounds"),
+        ("warning", "rounds"),
+    ]
+
+
+class Optimizer:
+    """Looks like Opacus's."""
+
+    noise_multiplier, max_grad_norm, expected_batch_size = 1.0, 3.0, 64
+
+
+class LocalDpMod:
+    """Looks like Flower's."""
+
+    clipping_norm, sensitivity, epsilon, delta = 1.0, 1.0, 20.0, 1e-5
+
+
+def test_other_libraries_settings_are_read() -> None:
+    (note,) = dp.lint(Optimizer())
+    assert "it is 4.38" in note.remedy
+    assert said(LocalDpMod()) == [("error", "epsilon"), ("warning", "epsilon")]
+
+
+@pytest.mark.parametrize(
+    ("thing", "words"),
+    [
+        ({"clipp": 1.0}, "'clipp'.* is not known here"),
+        ({"clip": 1.0}, "no noise is given"),
+        ({"clip": 1.0, "std": -1.0}, "Mechanism.std=-1.0"),
+        ({"clip": 1.0, "std": 1.0, "delta": 2.0}, "delta=2.0"),
+        (7, "no dict, client, Opacus optimizer"),
+    ],
+)
+def test_what_cannot_be_read_is_named(thing: object, words: str) -> None:
+    with pytest.raises(InvalidInput, match=words):
+        dp.lint(thing)
+
+
+def test_noise_for_a_wanted_ceiling_in_decibels() -> None:
+    std = dp.std_for_psnr(lambda s: 0.1 * s**2 / (1 + s**2), 20.0)
+    assert 0.1 * std**2 / (1 + std**2) == pytest.approx(0.01, rel=1e-3)
+    with pytest.raises(InvalidInput, match="out of reach"):
+        dp.std_for_psnr(lambda s: 0.1 * s**2 / (1 + s**2), 5.0)
+
+
+def test_an_accountant_that_underestimates_is_refused() -> None:
+    setting = {"clip": 1.0, "multiplier": 1.0, "rate": 0.01, "rounds": 100, "accountant": "gdp"}
+    assert said(setting)[0] == ("error", "accountant")
+    assert said({**setting, "accountant": "prv"})[0] == ("note", "epsilon")
+
+
+def test_opacus_agrees_where_it_is_installed() -> None:
+    pytest.importorskip("opacus")
+    made = dp.Mechanism(1.0, 1.0, rounds=100, rate=0.01)
+    found = dp.opacus_check(made)
+    assert found is not None
+    assert found["prv"] == pytest.approx(made.tight(), abs=0.02)
+    assert found["rdp"] > made.tight()
+
+
+def test_a_mechanism_without_what_it_needs_has_no_epsilon() -> None:
+    assert dp.Mechanism(None, 1.0).tight() == math.inf
+    assert dp.Mechanism(1.0, 0.0).tight() == math.inf
+    assert dp.Mechanism(1.0, 1.0).true_delta() == 1
+    with pytest.raises(InvalidInput, match="give a clip and a declared epsilon"):
+        dp.Mechanism(1.0, 1.0).repaired()

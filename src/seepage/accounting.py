@@ -139,6 +139,23 @@ def multiplier_for(wanted: float, delta: float, rounds: int = 1, rate: float = 1
     return bisected(lambda z: epsilon(delta, z, rounds, rate) - wanted, start)
 
 
+def multiplier_for_chance(gamma: float, kappa: float, rounds: int = 1) -> float:
+    """z = sqrt(T) / (Phi^-1(gamma) - Phi^-1(kappa)): no attack turns a chance kappa into more.
+
+    The inverse of `analysis.bounds.rero` for full batches.
+
+    >>> round(multiplier_for_chance(0.0923602, 0.01), 4)
+    1.0
+    """
+    if not 0 < kappa < gamma < 1:
+        raise InvalidInput(
+            f"gamma={gamma}: no noise brings a success to or below its prior chance kappa={kappa}. "
+            "Use 0 < kappa < gamma < 1."
+        )
+    ndtri = scipy.special.ndtri
+    return float(math.sqrt(rounds) / (ndtri(gamma) - ndtri(kappa)))
+
+
 def bisected(excess: Callable[[float], float], start: float) -> float:
     """The least positive number, to four digits, where a falling function is at most zero."""
     low, high = start, start

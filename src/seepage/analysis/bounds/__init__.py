@@ -10,7 +10,6 @@ from seepage.analysis.bounds.rate import any_network, bits, private_records, wat
 from seepage.analysis.bounds.robustness import (
     drawn,
     equal_candidates,
-    noise_for,
     optimal_naming,
     public_chance,
     pure,
@@ -35,7 +34,6 @@ __all__ = [
     "hidden",
     "lanczos",
     "le_cam",
-    "noise_for",
     "optimal_naming",
     "pair_accuracy",
     "plug_in",

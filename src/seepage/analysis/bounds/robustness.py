@@ -67,22 +67,6 @@ def public_chance(public: Tensor, error: float) -> Bound:
     return Bound(chance, "probability", "estimated", why)
 
 
-def noise_for(gamma: float, kappa: float, rounds: int = 1) -> float:
-    """z = sqrt(T) / (Phi^-1(gamma) - Phi^-1(kappa)): the multiplier whose ceiling is gamma.
-
-    >>> round(noise_for(0.0923602, 0.01), 4)
-    1.0
-    """
-    _check_chance(kappa)
-    if not kappa < gamma < 1:
-        raise InvalidInput(
-            f"gamma={gamma}: no noise brings a success below its prior chance kappa={kappa}. "
-            "Use kappa < gamma < 1."
-        )
-    ndtri = scipy.special.ndtri
-    return float(math.sqrt(rounds) / (ndtri(gamma) - ndtri(kappa)))
-
-
 def drawn(
     kappa: float, multiplier: float, rounds: int, rate: float, draws: int, seed: int
 ) -> Bound:
