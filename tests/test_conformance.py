@@ -45,6 +45,12 @@ def smooth(n: int = 1, dtype: torch.dtype = torch.float32) -> Setting:
     return _setting(module, n, dtype)
 
 
+def wide(n: int = 1, dtype: torch.dtype = torch.float32) -> Setting:
+    """Two layers, wide enough for averages over the hidden units to converge."""
+    module = nn.Sequential(nn.Flatten(), nn.Linear(48, 600), nn.GELU(), nn.Linear(600, 5))
+    return _setting(module, n, dtype)
+
+
 def convolutional(n: int = 1, dtype: torch.dtype = torch.float32) -> Setting:
     """A small convolutional network with BatchNorm."""
     module = nn.Sequential(
@@ -63,6 +69,7 @@ def _setting(module: nn.Module, n: int, dtype: torch.dtype) -> Setting:
     return model, Batch(pixels.to(dtype), torch.arange(n) % 5), FedSGD()
 
 
+PUBLIC = torch.randint(256, (500, 3, 4, 4), generator=stream(12, "public")) / 255
 ATTACKS: dict[str, tuple[Attack, Callable[..., Setting]]] = {
     "BiasRatio": (attacks.BiasRatio(), smooth),
     "BiasRatio of a classifier": (attacks.BiasRatio(), linear),
@@ -73,6 +80,12 @@ ATTACKS: dict[str, tuple[Attack, Callable[..., Setting]]] = {
     ),
     "Group": (attacks.Group(attacks.Invert(steps=3), members=2), smooth),
     "RGap": (attacks.RGap(combination=True), smooth),
+    "Span": (attacks.Span(starts=4), smooth),
+    "Moments": (attacks.Moments(), wide),
+    "Imprint": (attacks.Imprint(bins=8, public=PUBLIC), convolutional),
+    "OneShot": (attacks.OneShot(n=3, public=PUBLIC), convolutional),
+    "SparseImprint": (attacks.SparseImprint(bins=8, public=PUBLIC), convolutional),
+    "Trap": (attacks.Trap(n=3, rows=16, public=PUBLIC), convolutional),
     "Restarts": (attacks.Restarts(attacks.Invert(steps=3), 2), smooth),
 }
 DEFENSES: dict[str, Client] = {

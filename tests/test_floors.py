@@ -12,7 +12,7 @@ FLOORS = [
     {"core", "model", "tree", "errors", "values", "forms", "checks", "files", "expr", "captured"},
     {"clients", "chains", "accounting"},
     {"defenses", "attacks", "metrics", "analysis", "guard", "zoo"},
-    {"trials", "store", "executors"},
+    {"trials", "store", "executors", "prints", "progress"},
     {"report", "papers", "integrations"},
     {"auditing"},
     {"cli"},

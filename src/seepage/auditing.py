@@ -11,7 +11,6 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from seepage import progress
 from seepage.checks import at_least
 from seepage.clients import FedSGD, Given
 from seepage.core import Attack, Batch, Client, Loss, Model, Told, noiseless, stream
@@ -73,6 +72,8 @@ def audit(
         _check(known.form, batch)
     trials = planned(known, batches, clients, attacks or defaults(known), plan)
     store = Store.of(plan.store)
+    from seepage import progress  # it loads rich, which a name alone should not
+
     with progress.trials() if plan.progress is None else nullcontext(plan.progress) as tell:
         rows = sweep(trials, store, plan.executor, tell)
     return Report([*rows], store.folder)
