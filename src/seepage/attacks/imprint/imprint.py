@@ -83,7 +83,7 @@ class Imprint:
         rows = len(weight)
         if self.connection == "add":
             return Add(self.out / rows, fired.mean(0))
-        replaced = nn.Linear(rows, weight.shape[1], bias=False)
+        replaced = nn.utils.skip_init(nn.Linear, rows, weight.shape[1], bias=False)
         nn.init.constant_(replaced.weight, self.out / rows * float(notes.spread.mean()))
         return Replace(replaced)
 
@@ -136,7 +136,8 @@ def along(h: Tensor | tuple[float, float], p: int) -> Tensor | tuple[float, floa
 
 def linear(weight: Tensor, bias: Tensor) -> nn.Linear:
     """An ordinary layer with these weights."""
-    layer = nn.Linear(weight.shape[1], len(weight))
+    # Without initial weights: those would be drawn from the global generator.
+    layer = nn.utils.skip_init(nn.Linear, weight.shape[1], len(weight))
     layer.weight.data, layer.bias.data = weight, bias
     return layer
 
