@@ -1,5 +1,6 @@
 """The imprint attack: a server that sorts examples into bins and reads each bin's gradient."""
 
+from collections.abc import Callable
 from dataclasses import replace
 from typing import Literal
 
@@ -83,7 +84,7 @@ class Imprint:
         rows = len(weight)
         if self.connection == "add":
             return Add(self.out / rows, fired.mean(0))
-        replaced = nn.utils.skip_init(nn.Linear, rows, weight.shape[1], bias=False)
+        replaced = _blank(rows, weight.shape[1], bias=False)
         nn.init.constant_(replaced.weight, self.out / rows * float(notes.spread.mean()))
         return Replace(replaced)
 
@@ -136,10 +137,15 @@ def along(h: Tensor | tuple[float, float], p: int) -> Tensor | tuple[float, floa
 
 def linear(weight: Tensor, bias: Tensor) -> nn.Linear:
     """An ordinary layer with these weights."""
-    # Without initial weights: those would be drawn from the global generator.
-    layer = nn.utils.skip_init(nn.Linear, weight.shape[1], len(weight))
+    layer = _blank(weight.shape[1], len(weight), bias=True)
     layer.weight.data, layer.bias.data = weight, bias
     return layer
+
+
+def _blank(inputs: int, outputs: int, bias: bool) -> nn.Linear:
+    # Initial weights would be drawn from the global generator.
+    make: Callable[..., nn.Linear] = nn.utils.skip_init
+    return make(nn.Linear, inputs, outputs, bias=bias)
 
 
 def _rows(
