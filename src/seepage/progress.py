@@ -2,19 +2,13 @@
 
 from collections.abc import Iterator
 from contextlib import contextmanager
-
-from rich.console import Console
-from rich.progress import (
-    BarColumn,
-    MofNCompleteColumn,
-    TextColumn,
-    TimeElapsedColumn,
-    TimeRemainingColumn,
-)
-from rich.progress import Progress as Bar
+from typing import TYPE_CHECKING
 
 from seepage.trials import Progress, Step
 from seepage.values import describe
+
+if TYPE_CHECKING:
+    from rich.progress import Progress as Bar
 
 __all__ = ["doing", "trials", "waiting"]
 
@@ -46,17 +40,22 @@ def doing(step: Step) -> str:
     return _short(f"{describe(step.doing.attack)} on {describe(step.doing.client)}")
 
 
-def _bar() -> Bar:
+def _bar() -> "Bar":
+    from rich import progress  # not for those who only look a name up
+    from rich.console import Console
+
     columns = (
-        TextColumn("{task.description}", markup=False),
-        BarColumn(bar_width=24),
-        MofNCompleteColumn(),
-        TimeElapsedColumn(),
-        TextColumn("left:"),
-        TimeRemainingColumn(),
+        progress.TextColumn("{task.description}", markup=False),
+        progress.BarColumn(bar_width=24),
+        progress.MofNCompleteColumn(),
+        progress.TimeElapsedColumn(),
+        progress.TextColumn("left:"),
+        progress.TimeRemainingColumn(),
     )
     console = Console(stderr=True)
-    return Bar(*columns, console=console, transient=True, disable=not console.is_terminal)
+    return progress.Progress(
+        *columns, console=console, transient=True, disable=not console.is_terminal
+    )
 
 
 def _short(text: str) -> str:
