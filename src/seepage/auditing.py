@@ -11,6 +11,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from seepage import progress
 from seepage.checks import at_least
 from seepage.clients import FedSGD, Given
 from seepage.core import Attack, Batch, Client, Loss, Model, Told, noiseless, stream
@@ -72,8 +73,6 @@ def audit(
         _check(known.form, batch)
     trials = planned(known, batches, clients, attacks or defaults(known), plan)
     store = Store.of(plan.store)
-    from seepage import progress  # it loads rich, which a name alone should not
-
     with progress.trials() if plan.progress is None else nullcontext(plan.progress) as tell:
         rows = sweep(trials, store, plan.executor, tell)
     return Report([*rows], store.folder)
