@@ -125,7 +125,9 @@ class Invert:
         pixels = tuple(prior for prior in self.priors if isinstance(prior, PixelPrior))
         others = (prior for prior in self.priors if not isinstance(prior, PixelPrior))
         terms = tuple(prior.fitted(seen) for prior in others)
-        return Problem(exact, exact, Match(self.objective, {}, [], []), pixels, terms, units, y)
+        return Problem(
+            exact, exact, Match(self.objective, {}, [], [], 0.0), pixels, terms, units, y
+        )
 
     def moments(self) -> Iterator[tuple[float, float]]:
         """The share of the budget done and the factor on the rate, step by step."""

@@ -10,7 +10,13 @@ from torch import Tensor
 from seepage import tree
 from seepage.attacks.matching.generators import Render
 from seepage.attacks.matching.layers import searchable
-from seepage.attacks.matching.objectives import Misfit, Objective, Sides, layer_weights
+from seepage.attacks.matching.objectives import (
+    Misfit,
+    Objective,
+    Sides,
+    layer_weights,
+    length_of,
+)
 from seepage.attacks.matching.priors import PixelPrior, Term
 from seepage.attacks.matching.simulator import Simulator, doubled
 from seepage.attacks.units import Units
@@ -26,17 +32,20 @@ class Match:
     observed: dict[str, Tensor]
     weights: list[float]
     room: list[Tensor]
+    length: float
 
     @classmethod
     def of(cls, objective: Objective, observed: dict[str, Tensor]) -> "Match":
         """With the objective's own weights for these tensors."""
-        weights = layer_weights(objective.weights, list(observed))
-        return cls(objective, observed, weights, [torch.empty_like(g) for g in observed.values()])
+        weights, tensors = layer_weights(objective.weights, list(observed)), list(observed.values())
+        room = [torch.empty_like(g) for g in tensors]
+        return cls(objective, observed, weights, room, length_of(tensors, weights))
 
     def compare(self, update: tree.Tensors) -> Misfit:
         """D and dD/dG at a simulated update."""
         given = [update[name].detach() for name in self.observed]
-        return self.objective(Sides(given, list(self.observed.values()), self.weights, self.room))
+        observed = list(self.observed.values())
+        return self.objective(Sides(given, observed, self.weights, self.room, self.length))
 
     def chosen(self, tensors: Sequence[Tensor]) -> list[Tensor]:
         """Those of the tensors whose weight is not zero."""
@@ -100,22 +109,25 @@ class Problem:
             u = made if self.render is None else made.detach().requires_grad_()
             update = self.fast(self.units.x(u), target)
             scalars = self._scalars(u, target)
-        misfit, back = self.match.compare(update)
+        misfit = self.match.compare(update)
         given = self.match.chosen([update[name] for name in self.match.observed])
+        back = [*self.match.chosen(misfit.slopes)]
+        back += [torch.full_like(scalar, 1 / misfit.factor) for scalar in scalars]
         slopes = torch.autograd.grad(
             [*given, *scalars],
             [u, *held[-1:]] if self.scored else [u],
-            [*self.match.chosen(back), *map(torch.ones_like, scalars)],
+            back,
             materialize_grads=True,
         )
+        first, *others = [slope * misfit.factor for slope in slopes]
         pixels = [prior.of_pixels(u.detach()) for prior in self.priors]
-        parts = [misfit, *(part.detach() for part in scalars), *(term for term, _ in pixels)]
-        total = sum(float(part) for part in parts)
-        first = sum((slope for _, slope in pixels), start=slopes[0])
+        parts = [*(scalar.detach() for scalar in scalars), *(term for term, _ in pixels)]
+        total = misfit.value + sum(float(part) for part in parts)
+        first = sum((slope for _, slope in pixels), start=first)
         if self.render is None:
-            return Slope(float(misfit), total, [first, *slopes[1:]])
+            return Slope(misfit.value, total, [first, *others])
         own = held[:-1] if self.scored else held
-        return Slope(float(misfit), total, [*torch.autograd.grad(made, own, first), *slopes[1:]])
+        return Slope(misfit.value, total, [*torch.autograd.grad(made, own, first), *others])
 
     def measure(self, leaves: Sequence[Tensor]) -> Measure:
         """How well a candidate explains the update, in double precision."""
@@ -124,11 +136,11 @@ class Problem:
         observed = tree.mapped(doubled, self.match.observed)
         update = self.exact.doubled()(x, self.labels(leaves))
         given = {name: update[name].detach() for name in observed}
-        misfit, _ = Match.of(self.match.objective, observed).compare(given)
+        misfit = Match.of(self.match.objective, observed).compare(given)
         lengths = tree.norm(given), tree.norm(observed)
         residual = tree.norm(tree.subtract(given, observed)) / lengths[1]
         cosine = tree.dot(given, observed) / (lengths[0] * lengths[1]).clamp(min=1e-300)
-        return Measure(float(misfit), float(residual), float(cosine))
+        return Measure(misfit.value, float(residual), float(cosine))
 
     def _scalars(self, u: Tensor, y: Tensor | None) -> list[Tensor]:
         parts = [term.value(self.fast.inputs, y) for term in self.terms]
