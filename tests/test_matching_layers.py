@@ -72,8 +72,9 @@ def randomised(module: nn.Module) -> nn.Module:
     """Statistics and scales as after training, so that no term of theirs is zero."""
     rng = stream(5, "statistics")
     for layer in module.modules():
-        if isinstance(layer, nn.BatchNorm2d):
-            for tensor in (layer.running_mean, layer.running_var, layer.weight, layer.bias):
+        if isinstance(layer, nn.BatchNorm2d | nn.LayerNorm):
+            statistics = [getattr(layer, n, None) for n in ("running_mean", "running_var")]
+            for tensor in (*filter(torch.is_tensor, statistics), layer.weight, layer.bias):
                 tensor.data = 0.5 + torch.rand(tensor.shape, generator=rng)
     return module
 

@@ -136,8 +136,10 @@ class Cosine:
     def __call__(self, sides: Sides) -> Misfit:
         weights, goal = sides.weights, max(sides.length, _FLOOR)
         pairs = list(zip(weights, sides.given, sides.observed, strict=True))
-        length = max(length_of(sides.given, weights), _FLOOR)
-        cosine = _total([w * _dot(G, g) for w, G, g in pairs]) / (length * goal)
+        # Both products of a tensor at once, while it is in the processor's cache.
+        dots = [(w * _dot(G, G), w * _dot(G, g)) for w, G, g in pairs]
+        length = max(math.sqrt(_total([own for own, _ in dots])), _FLOOR)
+        cosine = _total([cross for _, cross in dots]) / (length * goal)
         # v = (cos G / ||G|| - g / ||g||) / ||G|| = -(g - ratio G) / (||G|| ||g||)
         ratio, factor = cosine * goal / length, -1 / (length * goal)
         slopes = [

@@ -106,24 +106,25 @@ class Problem:
         held = [leaf.detach().requires_grad_() for leaf in leaves]
         with torch.enable_grad():
             made, target = self.u(held), self.target(held)
-            u = made if self.render is None else made.detach().requires_grad_()
-            update = self.fast(self.units.x(u), target)
-            scalars = self._scalars(u, target)
+            u = made.detach()
+            x = self.units.x(u).requires_grad_()  # a leaf: nothing before it is differentiated
+            update = self.fast(x, target)
+            scalars = self._scalars(x, target)
         misfit = self.match.compare(update)
-        given = self.match.chosen([update[name] for name in self.match.observed])
         back = [*self.match.chosen(misfit.slopes)]
         back += [torch.full_like(scalar, 1 / misfit.factor) for scalar in scalars]
         slopes = torch.autograd.grad(
-            [*given, *scalars],
-            [u, *held[-1:]] if self.scored else [u],
+            [*self.match.chosen([update[name] for name in self.match.observed]), *scalars],
+            [x, *held[-1:]] if self.scored else [x],
             back,
             materialize_grads=True,
         )
-        first, *others = [slope * misfit.factor for slope in slopes]
-        pixels = [prior.of_pixels(u.detach()) for prior in self.priors]
+        pixels = [prior.of_pixels(u) for prior in self.priors]
         parts = [*(scalar.detach() for scalar in scalars), *(term for term, _ in pixels)]
         total = misfit.value + sum(float(part) for part in parts)
+        first = slopes[0] * (misfit.factor * self.units.scale)
         first = sum((slope for _, slope in pixels), start=first)
+        others = [slope * misfit.factor for slope in slopes[1:]]
         if self.render is None:
             return Slope(misfit.value, total, [first, *others])
         own = held[:-1] if self.scored else held
@@ -142,10 +143,10 @@ class Problem:
         cosine = tree.dot(given, observed) / (lengths[0] * lengths[1]).clamp(min=1e-300)
         return Measure(misfit.value, float(residual), float(cosine))
 
-    def _scalars(self, u: Tensor, y: Tensor | None) -> list[Tensor]:
+    def _scalars(self, x: Tensor, y: Tensor | None) -> list[Tensor]:
         parts = [term.value(self.fast.inputs, y) for term in self.terms]
         if self.match.objective.task:
-            model, batch = self.fast.model, Batch(self.units.x(u), y)
+            model, batch = self.fast.model, Batch(x, y)
             parts.append(self.match.objective.task * model.risk(model.params, batch))
         return [part for part in parts if part.requires_grad]
 
