@@ -14,6 +14,7 @@ from seepage.attacks import (
     TV,
     Adam,
     BatchStats,
+    ClassMean,
     Cosine,
     Counts,
     DeepImage,
@@ -23,6 +24,7 @@ from seepage.attacks import (
     Joint,
     Learned,
     Normal,
+    SameClass,
     StartFrom,
     Told,
     dlg,
@@ -35,6 +37,7 @@ from seepage.attacks import (
 )
 from seepage.attacks.matching.group import agreed
 from seepage.attacks.matching.priors import Prior
+from seepage.attacks.units import units_of
 from seepage.clients import FedSGD
 from seepage.core import Batch, Client, Model, Observation, observe, stream
 from seepage.errors import InvalidInput
@@ -160,6 +163,25 @@ def test_generators() -> None:
     other = nn.Linear(5, 3)
     with pytest.raises(InvalidInput, match=r"turns \(1, 5\)"):
         Invert(generator=Learned(other, (5,)), steps=1)(seen, stream(1, "a"))
+
+
+def test_starts_from_public_examples_of_the_label() -> None:
+    public = secret(10, 3)
+    like = torch.zeros(())
+    units, shape = units_of(FORM, like), (2, 3, 8, 8)
+    wanted = torch.tensor([3, 1])
+    mean = ClassMean(public.x, public.y)(shape, units, wanted, stream(0, "start"))
+    torch.testing.assert_close(units.x(mean)[0], public.x[[3, 8]].mean(0))
+    drawn = units.x(SameClass(public.x, public.y)(shape, units, wanted, stream(0, "start")))
+    near = [int((public.x - one).flatten(1).norm(dim=1).argmin()) for one in drawn]
+    assert [n % 5 for n in near] == [3, 1]
+    unknown = ClassMean(public.x, public.y)(shape, units, None, stream(0, "start"))
+    torch.testing.assert_close(units.x(unknown)[1], public.x.mean(0))
+    attack = Invert(start=ClassMean(public.x, public.y), steps=2)
+    answer = attack(observe(network(), secret(2), FedSGD(), stream(0, "c")), stream(0, "a"))
+    assert answer.x.shape == shape
+    with pytest.raises(InvalidInput, match="SameClass"):
+        SameClass(torch.zeros(1, 2), public.y)(shape, units, wanted, stream(0, "start"))
 
 
 def test_members_are_registered_to_the_first() -> None:

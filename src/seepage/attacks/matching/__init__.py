@@ -16,7 +16,16 @@ from seepage.attacks.matching.presets import (
 )
 from seepage.attacks.matching.priors import TV, BatchStats, Features, L2Prior
 from seepage.attacks.matching.restarts import Restarts
-from seepage.attacks.matching.starts import Gray, Normal, Pattern, Small, StartFrom, Uniform
+from seepage.attacks.matching.starts import (
+    ClassMean,
+    Gray,
+    Normal,
+    Pattern,
+    SameClass,
+    Small,
+    StartFrom,
+    Uniform,
+)
 
 __all__ = [
     "L2",
@@ -26,6 +35,7 @@ __all__ = [
     "TV",
     "Adam",
     "BatchStats",
+    "ClassMean",
     "Cosine",
     "DeepImage",
     "Features",
@@ -37,6 +47,7 @@ __all__ = [
     "Normal",
     "Pattern",
     "Restarts",
+    "SameClass",
     "Small",
     "StartFrom",
     "Uniform",

@@ -86,10 +86,10 @@ class Invert:
         like = next(iter(seen.model.params.values()))
         n, units = batch_size(seen, self.n), units_of(seen.model.form, like, self.units)
         shape = (n, *seen.model.form.shape)
-        draw, render = self._pictures(shape, units, rng)
         told = seen.y is not None or self.labels is None
         labels = seen.y if told or self.labels is None else self.labels(seen, n, rng)
         scored = not told and labels is not None and labels.is_floating_point()
+        draw, render = self._pictures(shape, units, None if scored else labels, rng)
 
         def fresh() -> list[Tensor]:
             scores = self.labels(seen, n, rng) if scored and self.labels else None
@@ -104,7 +104,7 @@ class Invert:
         return Search(problem, leaves, fresh, self.optimiser, rng, self.box, relabel)
 
     def _pictures(
-        self, shape: tuple[int, ...], units: Units, rng: Generator
+        self, shape: tuple[int, ...], units: Units, y: Tensor | None, rng: Generator
     ) -> tuple[Callable[[], list[Tensor]], Render | None]:
         if self.generator is not None:
             generator = self.generator
@@ -113,7 +113,7 @@ class Invert:
             )[1]
 
         def draw() -> list[Tensor]:
-            u = self.start(shape, units, rng)
+            u = self.start(shape, units, y, rng)
             return [units.clamped(u) if self.box else u]
 
         return draw, None
