@@ -19,7 +19,7 @@ from seepage.zoo import Sample
 
 def reproduce(quick: bool, folder: Path | None) -> Iterator[Claim]:
     """One image and four, untrained and trained; the quick form takes a narrow network."""
-    width, crops, steps = (4, 2, 150) if quick else (16, 5, 2000)
+    width, crops, steps = (4, 1, 150) if quick else (16, 5, 2000)
     attack = inverting_gradients(tv=1e-3, steps=steps)
     for state in ("untrained", "trained"):
         for n in (1, 4):
@@ -45,4 +45,4 @@ def _network(width: int, state: str, sample: Sample, seed: int) -> nn.Module:
     net = zoo.convnet(width, sample.form.classes, seed=seed)
     if state == "untrained":
         return net.eval()
-    return trained(net, zoo.photos(64, 32, split="public", seed=seed), 0.9, seed)
+    return trained(net, zoo.photos(16, 32, split="public", seed=seed), 0.9, seed)

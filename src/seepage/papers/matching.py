@@ -17,8 +17,8 @@ from seepage.papers.rounds import Outcome, Setting, played, strip
 
 
 def reproduce(quick: bool, folder: Path | None) -> Iterator[Claim]:
-    """Each preset on a sigmoid LeNet and on a BatchNorm ConvNet, two crops or five."""
-    size, crops, share = (16, 2, 0.005) if quick else (32, 5, 0.05)
+    """Each preset on a sigmoid LeNet and on a BatchNorm ConvNet, one crop or five."""
+    size, crops, share = (16, 1, 0.005) if quick else (32, 5, 0.05)
     networks: dict[str, Callable[[int], nn.Module]] = {
         "LeNet": lambda seed: zoo.lenet(8, (3, size, size), seed=seed),
         "ConvNet": lambda seed: zoo.convnet(4 if quick else 16, 8, (3, size, size), seed=seed),
