@@ -26,6 +26,7 @@ from seepage.attacks import (
     StartFrom,
     Told,
     Uniform,
+    inverting_gradients,
 )
 from seepage.attacks.matching.objectives import Objective, Sides, layer_weights
 from seepage.attacks.matching.priors import Prior
@@ -196,6 +197,45 @@ def test_a_dense_network_gives_its_image_back(seed: int) -> None:
     assert psnr(answer.x, batch.x) > 60
     assert torch.equal(answer.y, batch.y)
     assert float(answer.residual[0]) < 1e-3
+
+
+def usual(model: Model, seen: Observation, y: Tensor, u: Tensor, steps: int) -> Tensor:
+    """The published loop, written with PyTorch's parts: signs, Adam, three drops, the box."""
+    u = u.clone().requires_grad_()
+    solver = torch.optim.Adam([u], 0.1)
+    # PyTorch counts the steps taken before, and drops apply after 3/8, 5/8 and 7/8 of all.
+    drops = [steps * part // 8 for part in (3, 5, 7)]
+    fall = torch.optim.lr_scheduler.MultiStepLR(solver, drops, 0.1)
+    for _ in range(steps):
+        leaves = {name: p.clone().requires_grad_() for name, p in model.params.items()}
+        risk = model.risk(leaves, Batch(0.5 + u / 4, y))
+        given = torch.autograd.grad(risk, list(leaves.values()), create_graph=True)
+        left, right = (torch.cat([t.flatten() for t in ts]) for ts in (given, seen.update.values()))
+        right_up, right_left = (torch.diff(u, dim=d).abs().sum() / u.numel() for d in (2, 3))
+        misfit = 1 - left @ right / left.norm() / right.norm() + 1e-3 * (right_up + right_left)
+        (slope,) = torch.autograd.grad(misfit, u)
+        u.grad = slope.sign()
+        solver.step()
+        fall.step()
+        u.data.clamp_(-2, 2)
+    return 0.5 + u.detach() / 4
+
+
+def test_inverting_gradients_walks_the_published_loops_way() -> None:
+    model = convolutional()
+    model = dataclasses.replace(
+        model,
+        params={k: v.double() for k, v in model.params.items()},
+        buffers={k: v.double() if v.is_floating_point() else v for k, v in model.buffers.items()},
+    )
+    batch = secret(2, dtype=torch.float64)
+    seen = observe(model, batch, FedSGD(), stream(0, "client"), tell=("n", "y"))
+    begin = secret(2, seed=4, dtype=torch.float64).x
+    attack = inverting_gradients(1e-3, steps=40)
+    attack = dataclasses.replace(attack, start=StartFrom(begin))
+    answer = attack(seen, stream(0, "attack"))
+    wanted = usual(model, seen, batch.target, 4 * (begin - 0.5), 40)
+    torch.testing.assert_close(answer.x, wanted, rtol=0, atol=1e-9)
 
 
 def test_every_start_and_adam_recover() -> None:
