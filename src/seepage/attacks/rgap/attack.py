@@ -13,6 +13,7 @@ from seepage.attacks.rgap import candidates as found
 from seepage.attacks.rgap import joint as joining
 from seepage.attacks.rgap.candidates import Candidate
 from seepage.attacks.rgap.certificate import clamped, verdict
+from seepage.attacks.rgap.free import freed
 from seepage.attacks.rgap.problem import Problem, problem
 from seepage.attacks.rgap.recursion import Step, System, back, error_signal
 from seepage.attacks.rgap.refine import polished, settled
@@ -96,11 +97,31 @@ class RGap:
             candidate = min((candidate, again), key=lambda c: c.residual)
         # With a layer short of equations the slopes are wrong, and no polish helps them.
         if self.refine == "auto" and (candidate.residual < 0.3 or made.relative > 1e-6):
-            x = polished(candidate.problem, candidate.x, candidate.head.label, candidate.trail)
-            moved = (x, settled(candidate.problem.chain, x, candidate.trail))
-            tried = [found.measured(dataclasses.replace(candidate, x=at)) for at in moved]
-            candidate = min((candidate, *tried), key=lambda c: c.residual)
+            candidate = _refined(candidate)
+            if self.repair and made.relative > 1e-9:
+                candidate = _freed(candidate)
         return candidate
+
+
+def _refined(candidate: Candidate) -> Candidate:
+    """The candidate after Gauss-Newton, if that explains the update better."""
+    problem, head, trail = candidate.problem, candidate.head, candidate.trail
+    x = polished(problem, candidate.x, head.label, trail)
+    moved = (x, settled(problem.chain, x, trail))
+    tried = [found.measured(dataclasses.replace(candidate, x=at)) for at in moved]
+    return min((candidate, *tried), key=lambda c: c.residual)
+
+
+def _freed(candidate: Candidate) -> Candidate:
+    """While more is left than the noise: slopes in doubt, of all layers, solved for with x."""
+    problem, head = candidate.problem, candidate.head
+    for width in (4, 8, 16):
+        if candidate.residual <= 1.5 * problem.relative:
+            break
+        x, trail = freed(problem, candidate.x, head.label, candidate.trail, width)
+        tried = _refined(found.measured(dataclasses.replace(candidate, x=x, trail=trail)))
+        candidate = min((candidate, tried), key=lambda c: c.residual)
+    return candidate
 
 
 @dataclass(frozen=True, eq=False)

@@ -5,6 +5,8 @@ answer its least-squares fit is the most likely x under Gaussian noise.
 """
 
 import dataclasses
+from collections.abc import Callable
+from dataclasses import dataclass
 
 import torch
 from torch import Tensor
@@ -20,13 +22,74 @@ from seepage.chains.activations import held
 def polished(problem: Problem, x: Tensor, label: int | None, trail: list[Step]) -> Tensor:
     """Three Gauss-Newton steps from x; `trail` has the recursion's steps, first layer first."""
     chain = frozen(problem.chain, trail)
-    names = [n for layer in chain.layers for n in _names(layer) if n in problem.gradient]
-    g = torch.cat([problem.gradient[name].reshape(-1) for name in names])
+    fit = Fit(problem, label, trail[-1].k, lambda at: (chain, at.view(chain.shape)))
+    at = x.reshape(-1)
     for _ in range(3):
-        found, operator = _linearised(problem, chain, x, label, trail[-1].k)
-        change = lsmr(operator, g - found, 1e-6, 600).x
-        x = x + change.view_as(x)
-    return x
+        at = at + fit.step(at)
+    return at.view(chain.shape)
+
+
+Unpack = Callable[[Tensor], tuple[Chain, Tensor]]
+
+
+@dataclass(frozen=True, eq=False)
+class Fit:
+    """The gradient as a smooth function of a vector, which `unpack` turns into chain and input."""
+
+    problem: Problem
+    label: int | None
+    k: Tensor
+    unpack: Unpack
+
+    def step(self, at: Tensor) -> Tensor:
+        """One Gauss-Newton step: argmin |G + G' v - g|."""
+        found, operator = self._linearised(at)
+        return lsmr(operator, self._wanted() - found, 1e-6, 600).x
+
+    def misfit(self, at: Tensor) -> float:
+        """|G - g| / |g|, with the kinks held."""
+        with torch.enable_grad():
+            found = self._gradient(*self.unpack(at.detach()), graph=False)
+        wanted = self._wanted()
+        return float((found - wanted).norm() / wanted.norm())
+
+    def _linearised(self, at: Tensor) -> tuple[Tensor, Operator]:
+        """The gradient as one vector, and its derivative as two products."""
+        with torch.enable_grad():
+            leaf = at.detach().requires_grad_()
+            gradient = self._gradient(*self.unpack(leaf), graph=True)
+            dummy = torch.zeros_like(gradient, requires_grad=True)
+            (pulled,) = torch.autograd.grad(gradient, leaf, dummy, create_graph=True)
+        return gradient.detach(), Operator(
+            lambda v: torch.autograd.grad(pulled, dummy, v, retain_graph=True)[0],
+            lambda u: torch.autograd.grad(gradient, leaf, u, retain_graph=True)[0],
+        )
+
+    def _gradient(self, chain: Chain, x: Tensor, graph: bool) -> Tensor:
+        leaves: list[Tensor] = []
+        layers = []
+        for layer in chain.layers:
+            made = _leaf(layer.weight)
+            bias = None if layer.bias is None else _leaf(layer.bias)
+            layers.append(dataclasses.replace(layer, weight=made, bias=bias))
+            named = zip(_names(layer), (made, bias), strict=False)
+            leaves += [p for name, p in named if p is not None and name in self.problem.gradient]
+        output = dataclasses.replace(chain, layers=tuple(layers)).forward(x)
+        parts = torch.autograd.grad(self._risk(output), leaves, create_graph=graph)
+        return torch.cat([part.reshape(-1) for part in parts])
+
+    def _wanted(self) -> Tensor:
+        gradient, layers = self.problem.gradient, self.problem.chain.layers
+        names = [name for layer in layers for name in _names(layer) if name in gradient]
+        return torch.cat([gradient[name].reshape(-1) for name in names])
+
+    def _risk(self, output: Tensor) -> Tensor:
+        kind, label = self.problem.loss.kind, self.label
+        if kind == "softmax" and label is not None:
+            return functional.cross_entropy(output[None], output.new_tensor([label]).long())
+        if kind == "logistic" and label is not None:
+            return functional.softplus(-label * output).sum()
+        return (output * self.k).sum()
 
 
 def settled(chain: Chain, x: Tensor, trail: list[Step], most: int = 200) -> Tensor:
@@ -77,48 +140,6 @@ def _frozen(layer: Layer, here: Step, after: Step) -> Activation:
     if len(steps) == 1 and not layer.after.smooth and here.slope is not None:
         return Activation((held(steps[0], here.slope),))
     return layer.after.frozen(after.x.reshape(layer.outputs))
-
-
-def _linearised(
-    problem: Problem, chain: Chain, x: Tensor, label: int | None, k: Tensor
-) -> tuple[Tensor, Operator]:
-    """The gradient at x as one vector, and its derivative in x as two products."""
-    with torch.enable_grad():
-        at = x.detach().requires_grad_()
-        gradient = _gradient(problem, chain, at, label, k)
-        dummy = torch.zeros_like(gradient, requires_grad=True)
-        (pulled,) = torch.autograd.grad(gradient, at, dummy, create_graph=True)
-
-    def forward(v: Tensor) -> Tensor:
-        return torch.autograd.grad(pulled, dummy, v.view_as(x), retain_graph=True)[0]
-
-    def adjoint(u: Tensor) -> Tensor:
-        return torch.autograd.grad(gradient, at, u, retain_graph=True)[0].reshape(-1)
-
-    return gradient.detach(), Operator(forward, adjoint)
-
-
-def _gradient(problem: Problem, chain: Chain, x: Tensor, label: int | None, k: Tensor) -> Tensor:
-    leaves: list[Tensor] = []
-    layers = []
-    for layer in chain.layers:
-        made = _leaf(layer.weight)
-        bias = None if layer.bias is None else _leaf(layer.bias)
-        layers.append(dataclasses.replace(layer, weight=made, bias=bias))
-        shared = zip(_names(layer), (made, bias), strict=False)
-        leaves += [p for name, p in shared if p is not None and name in problem.gradient]
-    output = dataclasses.replace(chain, layers=tuple(layers)).forward(x)
-    risk = _risk(problem, output, label, k)
-    parts = torch.autograd.grad(risk, leaves, create_graph=True)
-    return torch.cat([part.reshape(-1) for part in parts])
-
-
-def _risk(problem: Problem, output: Tensor, label: int | None, k: Tensor) -> Tensor:
-    if problem.loss.kind == "softmax" and label is not None:
-        return functional.cross_entropy(output[None], torch.tensor([label], device=output.device))
-    if problem.loss.kind == "logistic" and label is not None:
-        return functional.softplus(-label * output).sum()
-    return (output * k).sum()
 
 
 def _leaf(tensor: Tensor) -> Tensor:
