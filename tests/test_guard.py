@@ -36,7 +36,7 @@ ATTACKS = {
     "decoys": (Imprint(bins=64, measure="avg", decoys=8, public=PUBLIC.x), {"reach"}),
     "three": (Imprint(bins=96, directions=3, public=PUBLIC.x), {"rank", "duplicates"}),
     "sparse": (SparseImprint(bins=64, offset="bias", public=PUBLIC.x), {"reach", "rank"}),
-    "buffer": (SparseImprint(bins=64, public=PUBLIC.x), {"rank", "duplicates"}),
+    "buffer": (SparseImprint(bins=64, offset="buffer", public=PUBLIC.x), {"rank", "duplicates"}),
     "pair": (OneShot(n=500, rows="pair", public=PUBLIC.x), {"duplicates", "reach"}),
     "clamp": (OneShot(n=500, public=PUBLIC.x), {"reach"}),
     "quantile": (Trap(n=N, rows=64, public=PUBLIC.x), {"reach"}),

@@ -372,14 +372,15 @@ def test_one_shot_says_when_its_bin_holds_several_or_none() -> None:
         assert found.note.startswith("not recovered") != sure
 
 
-def test_rescaled_sparse_rows_survive_federated_averaging_in_single_precision() -> None:
+@pytest.mark.parametrize("offset", ["frozen", "buffer"])
+def test_sparse_rows_survive_federated_averaging_in_single_precision(offset: Any) -> None:
     sample = private(32, 20)
     client = FedAvg(epochs=1, batch_size=8, lr=1e-4)
     model = sample.model(small())
     # The same photographs here: average brightness does not carry over to others.
     public = zoo.photos(800, 32, seed=78).normalised()
-    fitted = SparseImprint(bins=64, public=public.x)
-    plain = dataclasses.replace(fitted, gain=1.0, offset="bias", scale="bias")
+    fitted = SparseImprint(bins=64, offset=offset, public=public.x)
+    plain = SparseImprint(bins=64, public=public.x, gain=1.0, offset="bias", scale="bias")
     exact, poor = (
         psnr(attacked(attack, model, sample.batch, client)[1], sample) for attack in (fitted, plain)
     )

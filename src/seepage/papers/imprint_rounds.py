@@ -14,6 +14,7 @@ from seepage.metrics.identify import identified
 from seepage.metrics.image import psnr
 from seepage.metrics.match import assign, distances
 
+_AT_ONCE = 1024
 _WRONG = 1e-6  # mean squared error: half a level of 8 bit is 4e-6
 
 
@@ -73,6 +74,18 @@ def answered(attack: Any, crafted: Model, batch: Batch, client: Client, seed: in
     bins = tuple(rows[place] for place in matched.tolist())
     false = int((errors.amin(0)[sure] > _WRONG).sum())
     return Round(found, truth, shown, psnr(shown, truth), bins, false)
+
+
+def nearest(found: Reconstruction, form: Images, x: Tensor) -> tuple[int, Round]:
+    """The private image that the first candidate comes nearest to, looking at few at a time."""
+    offered, errors = form.show(found.x[:1]), []
+    for start in range(0, len(x), _AT_ONCE):
+        errors.append(distances(form.show(x[start : start + _AT_ONCE]), offered)[:, 0])
+    best = int(torch.cat(errors).argmin())
+    truth = form.show(x[best : best + 1])
+    wrong = int(float(torch.cat(errors)[best]) > _WRONG and found.trace["certified"][0])
+    bins = tuple(found.trace["bins"][:1])
+    return best, Round(found, truth, offered, psnr(offered, truth), bins, wrong)
 
 
 def crops(n: int, size: int, seed: int, classes: int, split: Any = "both") -> zoo.Sample:

@@ -59,7 +59,10 @@ class Replace(nn.Module):
 
 
 class Rows(nn.Module):
-    """a = activation(W x + b - offset), joined to x: an ordinary two-layer block to look at."""
+    """a = activation(W x + b + base(x) - offset), joined to x: an ordinary block to look at.
+
+    `base` is a frozen layer beside which W and b train, as adapters do.
+    """
 
     def __init__(
         self, linear: nn.Linear, activation: nn.Module, join: nn.Module, offset: Tensor | None
@@ -67,11 +70,13 @@ class Rows(nn.Module):
         super().__init__()
         self.linear, self.activation, self.join = linear, activation, join
         self.register_buffer("offset", offset)
+        self.base: nn.Linear | None = None
         self.notes: Notes | None = None
 
     def forward(self, x: Tensor) -> Tensor:
         """The input, marked by the rows."""
-        z = self.linear(_as_rows(x, self.linear.in_features))
+        flat = _as_rows(x, self.linear.in_features)
+        z = self.linear(flat) if self.base is None else self.linear(flat) + self.base(flat)
         offset: Tensor | None = self.offset  # type: ignore[assignment]
         joined: Tensor = self.join(self.activation(z if offset is None else z - offset), x)
         return joined

@@ -27,30 +27,32 @@ class SparseImprint:
 
     x_i = (W_before - W_after)_i / (b_before - b_after)_i, summed over all local steps
 
-    Fowl et al. 2021, arXiv 2110.13057, section 4.4. Float32 weights swallow small updates, first of
-    all biases of 10 to 100, so the edges can stand elsewhere: offset="buffer" keeps them in a
-    buffer behind the rows (as BatchNorm keeps a running mean), "feature" weighs a constant 1; the
-    bias is then 0. scale="bin" reads no bias at all: x = dW / s with s = w.dW / (middle of the
-    bin); "auto" does so where the bias is predicted to be worse.
+    Fowl et al. 2021, arXiv 2110.13057, section 4.4. Float32 weights swallow steps smaller than a
+    part in 10^7 of them, first of all biases of 10 to 100. So the rows can stand elsewhere:
+    offset="frozen" keeps them in a frozen layer beside which weights that start at 0 are trained,
+    as adapters do, and every step is recorded to seven digits; "buffer" keeps the edges alone in
+    a buffer (as BatchNorm keeps a running mean), "feature" weighs a constant 1 with them, and
+    "bias" is the published place. scale="bin" reads no bias: x = dW / s with
+    s = w.dW / (middle of the bin); "auto" does so where the bias is predicted to be worse.
 
     `gain` uses a symmetry of the network: W / gain, a clamp at 1 / gain and an output times gain
-    are the same function, and its update is gain^2 times larger beside the weights. By default a
-    dry run on public data with the learning rate `lr` chooses it: as large as leaves the bins in
-    place over a local step.
+    are the same function, and its update is gain^2 times larger beside the weights. By default,
+    unless the rows are frozen, a dry run on public data with the learning rate `lr` chooses it:
+    as large as leaves the bins in place over a local step.
     """
 
     bins: int = 128
     measure: str | Tensor = "avg"
     at: str = ""
     public: Public = None
-    offset: Literal["buffer", "feature", "bias"] = "buffer"
+    offset: Literal["frozen", "buffer", "feature", "bias"] = "frozen"
     scale: Literal["auto", "bias", "bin"] = "auto"
     out: float = 1.0
     gain: float | None = None
     lr: float = 1e-4
 
     def __post_init__(self) -> None:
-        one_of("SparseImprint.offset", self.offset, ("buffer", "feature", "bias"))
+        one_of("SparseImprint.offset", self.offset, ("frozen", "buffer", "feature", "bias"))
         one_of("SparseImprint.scale", self.scale, ("auto", "bias", "bin"))
         at_least("SparseImprint.bins", self.bins, 2)
         positive("SparseImprint.lr", self.lr)
@@ -72,7 +74,7 @@ class SparseImprint:
         notes = Notes(
             w, none, cuts[:-1], cuts[1:], torch.tensor([spread], dtype=torch.float64), place.reader
         )
-        gain = self.gain
+        gain = 1.0 if self.offset == "frozen" and self.gain is None else self.gain
         if gain is None:
             trial = self._placed(model, notes, (weight, start), fired.mean(0), 1.0)
             gain = dry_run(trial, public, self.lr, rng)
@@ -110,14 +112,16 @@ class SparseImprint:
         self, model: Model, notes: Notes, rows: tuple[Tensor, Tensor], centre: Tensor, gain: float
     ) -> Model:
         weight, start = rows[0] / gain, rows[1] / gain
-        zero = torch.zeros_like(start)
+        zero, base = torch.zeros_like(start), None
+        if self.offset == "frozen":
+            base, weight = linear(weight, -start).requires_grad_(False), torch.zeros_like(weight)
         if self.offset == "feature":
             weight = torch.cat([weight, -start[:, None]], 1)
         layer = linear(weight.clone(), -start if self.offset == "bias" else zero)
         offset = start.clone() if self.offset == "buffer" else None
         join = Add(self.out * gain / len(start), centre / gain)
         block = Rows(layer, nn.Hardtanh(0.0, 1 / gain), join, offset)
-        block.notes = notes
+        block.base, block.notes = base, notes
         return site(model, self.at).with_rows(block)
 
 
