@@ -379,8 +379,8 @@ def test_sparse_rows_survive_federated_averaging_in_single_precision(offset: Any
     model = sample.model(small())
     # The same photographs here: average brightness does not carry over to others.
     public = zoo.photos(800, 32, seed=78).normalised()
-    fitted = SparseImprint(bins=64, offset=offset, public=public.x)
-    plain = SparseImprint(bins=64, public=public.x, gain=1.0, offset="bias", scale="bias")
+    fitted = SparseImprint(bins=64, measure="avg", offset=offset, public=public.x)
+    plain = dataclasses.replace(fitted, gain=1.0, offset="bias", scale="bias")
     exact, poor = (
         psnr(attacked(attack, model, sample.batch, client)[1], sample) for attack in (fitted, plain)
     )
@@ -400,11 +400,12 @@ def test_rescaling_leaves_the_function_of_the_network_unchanged(offset: Any) -> 
     assert torch.allclose(*outputs, atol=1e-3)
 
 
-def test_sparse_rows_undo_momentum_and_weight_decay_and_refuse_adam() -> None:
+@pytest.mark.parametrize("offset", ["frozen", "buffer"])
+def test_sparse_rows_undo_momentum_and_weight_decay_and_refuse_adam(offset: Any) -> None:
     sample = private(24, 22)
     model = sample.model(small())
     public = zoo.photos(800, 32, seed=78).normalised()
-    attack = SparseImprint(bins=64, public=public.x)
+    attack = SparseImprint(bins=64, measure="avg", offset=offset, public=public.x)
     kinds = {"momentum": 0.9}, {"weight_decay": 5e-4}
     for kind in kinds:
         client = FedAvg(epochs=1, batch_size=8, lr=1e-4, **kind)
@@ -413,6 +414,15 @@ def test_sparse_rows_undo_momentum_and_weight_decay_and_refuse_adam() -> None:
     client = FedAvg(epochs=1, batch_size=8, lr=1e-4, optimizer="adam")
     _, found = attacked(attack, model, sample.batch, client)
     assert found.note.startswith("not recovered: Adam")
+
+
+def test_three_directions_are_peeled_under_federated_averaging_too() -> None:
+    sample = private(64, 28)
+    client = FedAvg(epochs=2, batch_size=8, lr=1e-3, momentum=0.9)
+    attack = SparseImprint(bins=128, directions=3, public=PUBLIC.x)
+    _, found = attacked(attack, sample.model(small()), sample.batch, client)
+    assert sum(found.trace["certified"]) >= 58
+    assert wrong(found, sample.x) == 0
 
 
 def test_traps_isolate_examples_and_certify_no_mixture() -> None:

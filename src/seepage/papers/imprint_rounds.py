@@ -78,12 +78,12 @@ def answered(attack: Any, crafted: Model, batch: Batch, client: Client, seed: in
 
 def nearest(found: Reconstruction, form: Images, x: Tensor) -> tuple[int, Round]:
     """The private image that the first candidate comes nearest to, looking at few at a time."""
-    offered, errors = form.show(found.x[:1]), []
-    for start in range(0, len(x), _AT_ONCE):
-        errors.append(distances(form.show(x[start : start + _AT_ONCE]), offered)[:, 0])
-    best = int(torch.cat(errors).argmin())
+    offered = form.show(found.x[:1])
+    parts = (x[start : start + _AT_ONCE] for start in range(0, len(x), _AT_ONCE))
+    errors = torch.cat([distances(form.show(part), offered)[:, 0] for part in parts])
+    best = int(errors.argmin())
     truth = form.show(x[best : best + 1])
-    wrong = int(float(torch.cat(errors)[best]) > _WRONG and found.trace["certified"][0])
+    wrong = int(float(errors[best]) > _WRONG and found.trace["certified"][0])
     bins = tuple(found.trace["bins"][:1])
     return best, Round(found, truth, offered, psnr(offered, truth), bins, wrong)
 

@@ -6,6 +6,7 @@ the laws that predict them do carry over. The quick form uses 32x32 images and s
 """
 
 from collections.abc import Iterator
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -228,17 +229,16 @@ def _federated_averaging(quick: bool, folder: Path | None) -> Iterator[Claim]:
     net = _tiny(100) if quick else zoo.resnet18("cifar", 1000, seed=0)
     client = FedAvg(batch_size=8, lr=1e-4)
     pool = (zoo.photos(300, size, split="both", seed=907)).x
-    plain = SparseImprint(
+    published = SparseImprint(
         measure="avg", offset="bias", scale="bias", gain=1.0, out=128, public=public.x
     )
     kinds = {
-        "as published": plain,
-        "offsets in a buffer": SparseImprint(offset="buffer", gain=1.0, out=128, public=public.x),
-        "no bias read": SparseImprint(
-            gain=1.0, out=128, offset="bias", scale="bin", public=public.x
-        ),
-        "buffer and rescaled rows": SparseImprint(offset="buffer", public=public.x),
+        "as published": published,
+        "offsets in a buffer": replace(published, offset="buffer"),
+        "no bias read": replace(published, scale="bin"),
+        "buffer and rescaled rows": SparseImprint(measure="avg", offset="buffer", public=public.x),
         "frozen rows": SparseImprint(public=public.x),
+        "frozen rows, three directions": SparseImprint(directions=3, public=public.x),
     }
     for kind, attack in kinds.items():
         one = played(attack, sample.model(net), sample.batch, client)

@@ -62,6 +62,7 @@ class Imprint:
         """The model with the rows in it; no private data are needed."""
         place = site(model, self.at)
         public = known(self.public, "Imprint", model)
+        only_at_input(place, self.directions)
         w = edges.measures(self.measure, self.directions, place.shape, rng)
         h = place.project(public, w) if isinstance(public, Tensor) else public
         notes, weight, bias = _rows(h, w, self.bins, place)
@@ -77,8 +78,12 @@ class Imprint:
     def __call__(self, seen: Observation, rng: Generator) -> Reconstruction:
         weight, bias, notes = gradients(seen)
         several = len(notes.measures) > 1
-        read = peel if several else invert.invert
-        return invert.reconstruction(seen, read(weight, bias, notes, seen.n), notes)
+        found = (
+            peel((weight, bias), notes, seen.n, nested=True)
+            if several
+            else invert.invert(weight, bias, notes, seen.n)
+        )
+        return invert.reconstruction(seen, found, notes)
 
     def _join(self, fired: Tensor, notes: Notes, weight: Tensor) -> nn.Module:
         rows = len(weight)
@@ -100,6 +105,15 @@ def known(public: Public, who: str, model: Model) -> Tensor | tuple[float, float
         f"inputs as the model takes them, (m, {', '.join(map(str, model.form.shape))}), "
         "or the pair (mean, std) of the measure."
     )
+
+
+def only_at_input(place: Site, directions: int) -> None:
+    """Peeling subtracts examples as the rows saw them, which carried images are not."""
+    if directions > 1 and place.reader.decode is not None:
+        raise InvalidInput(
+            f"directions={directions} at {place.at!r}: several directions are peeled at the input "
+            "only. Use at='' or directions=1."
+        )
 
 
 def activations(

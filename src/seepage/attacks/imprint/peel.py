@@ -37,7 +37,7 @@ class _Example:
     bin: int
 
 
-def peel(weight: Tensor, bias: Tensor, notes: Notes, keep: int | None) -> Found:
+def peel(rows: tuple[Tensor, Tensor], notes: Notes, keep: int | None, nested: bool) -> Found:
     """Certify, subtract, repeat: like solving a puzzle where each answer uncovers others.
 
     With g = d and x the snapped example of a certified bin, (g x, g) leaves the bin that x falls
@@ -45,9 +45,9 @@ def peel(weight: Tensor, bias: Tensor, notes: Notes, keep: int | None) -> Found:
     of erasure codes (a bin is a check, an example a variable), and so is its sudden success once
     there are rows enough. Only certified examples are ever subtracted, so no guess can spread.
     """
-    bins = _bins(weight, bias, notes)
+    bins = _bins(rows, notes, nested)
     if not bool((bins.weights.abs() > bins.floor).any()):
-        return empty(weight)
+        return empty(rows[0])
     live = int((bins.weights.abs() > bins.floor).sum())
     while fresh := _certified(bins, notes):
         for example, off in sorted(fresh, key=lambda pair: pair[1]):
@@ -58,26 +58,25 @@ def peel(weight: Tensor, bias: Tensor, notes: Notes, keep: int | None) -> Found:
     return _answer(bins, notes, keep, live)
 
 
-def _bins(weight: Tensor, bias: Tensor, notes: Notes) -> _Bins:
-    """Differences of neighbouring rows within each direction, in double precision."""
-    sums, weights, index = [], [], []
+def _bins(rows: tuple[Tensor, Tensor], notes: Notes, nested: bool) -> _Bins:
+    """Every direction's bins in double precision: of nested rows, differences of neighbours."""
+    weight, bias = rows
+    cells, index = [], []
     for p in range(len(notes.measures)):
-        rows = torch.nonzero(notes.direction == p).flatten()
-        rows = rows[torch.argsort(notes.lower[rows])]
-        exact = torch.cat([weight[rows], bias[rows, None]], 1).double()
-        cells = exact - torch.cat([exact[1:], exact.new_zeros(1, exact.shape[1])])
-        sums.append(cells[:, :-1])
-        weights.append(cells[:, -1])
-        index.append(rows)
-    rows = torch.cat(index)
-    d = torch.cat(weights)
+        own = torch.nonzero(notes.direction == p).flatten()
+        own = own[torch.argsort(notes.lower[own])]
+        exact = torch.cat([weight[own].double(), bias[own, None].double()], 1)
+        above = torch.cat([exact[1:], exact.new_zeros(1, exact.shape[1])])
+        cells.append(exact - above if nested else exact)
+        index.append(own)
+    together, order = torch.cat(cells), torch.cat(index)
     return _Bins(
-        torch.cat(sums),
-        d,
-        notes.direction[rows],
-        notes.lower[rows],
-        notes.upper[rows],
-        torch.ones(len(rows), dtype=torch.bool, device=weight.device),
+        together[:, :-1],
+        together[:, -1],
+        notes.direction[order],
+        notes.lower[order],
+        notes.upper[order],
+        torch.ones(len(order), dtype=torch.bool, device=weight.device),
         _LIVE * float(bias.double().abs().max()),
     )
 
@@ -117,6 +116,8 @@ def _subtract(example: _Example, bins: _Bins, notes: Notes) -> None:
     for p in range(len(notes.measures)):
         if p != own:
             target = _target(float(h[p]), p, example.x, g, bins, notes)
+            if target is None:
+                continue
             bins.sums[target] -= g * example.x
             bins.weights[target] -= g
             bins.dirty[target] = True
@@ -124,13 +125,13 @@ def _subtract(example: _Example, bins: _Bins, notes: Notes) -> None:
     bins.weights[example.bin] = 0
 
 
-def _target(h: float, p: int, x: Tensor, g: Tensor, bins: _Bins, notes: Notes) -> int:
+def _target(h: float, p: int, x: Tensor, g: Tensor, bins: _Bins, notes: Notes) -> int | None:
     """The bin of direction p that holds h; at an edge, the one that the example leaves emptier."""
     slack = _EDGE * float(notes.spread[p])
     fits = (bins.direction == p) & (bins.lower - slack <= h) & (h < bins.upper + slack)
     choices = torch.nonzero(fits).flatten().tolist()
-    if not choices:  # below every edge: it never reached this direction's rows
-        choices = [int(torch.nonzero(bins.direction == p).flatten()[0])]
+    if not choices:  # outside all bins of this direction: none of its rows fired
+        return None
     sizes = [float((bins.sums[i] - g * x).norm()) for i in choices]
     return int(choices[sizes.index(min(sizes))])
 

@@ -9,8 +9,9 @@ from torch import Generator, Tensor, nn
 from seepage.attacks.imprint import edges
 from seepage.attacks.imprint.block import Add, Notes, Rows, block_of, gradients
 from seepage.attacks.imprint.gain import dry_run
-from seepage.attacks.imprint.imprint import Public, activations, along, known, linear
+from seepage.attacks.imprint.imprint import Public, activations, along, known, linear, only_at_input
 from seepage.attacks.imprint.invert import reconstruction
+from seepage.attacks.imprint.peel import peel
 from seepage.attacks.imprint.placement import Site, site
 from seepage.attacks.imprint.singly import read_rows
 from seepage.checks import at_least, one_of, positive
@@ -42,7 +43,7 @@ class SparseImprint:
     """
 
     bins: int = 128
-    measure: str | Tensor = "avg"
+    measure: str | Tensor = "fine"
     at: str = ""
     public: Public = None
     offset: Literal["frozen", "buffer", "feature", "bias"] = "frozen"
@@ -50,11 +51,13 @@ class SparseImprint:
     out: float = 1.0
     gain: float | None = None
     lr: float = 1e-4
+    directions: int = 1
 
     def __post_init__(self) -> None:
         one_of("SparseImprint.offset", self.offset, ("frozen", "buffer", "feature", "bias"))
         one_of("SparseImprint.scale", self.scale, ("auto", "bias", "bin"))
-        at_least("SparseImprint.bins", self.bins, 2)
+        at_least("SparseImprint.directions", self.directions, 1)
+        at_least("SparseImprint.bins", self.bins, 2 * self.directions)
         positive("SparseImprint.lr", self.lr)
         positive("SparseImprint.out", self.out)
         if self.gain is not None:
@@ -64,16 +67,13 @@ class SparseImprint:
         """The model with clamped rows in front of a layer."""
         place = site(model, self.at)
         public = known(self.public, "SparseImprint", model)
-        w = edges.measures(self.measure, 1, place.shape, rng)
+        only_at_input(place, self.directions)
+        w = edges.measures(self.measure, self.directions, place.shape, rng)
         h = place.project(public, w) if isinstance(public, Tensor) else public
-        cuts, spread = _cuts(along(h, 0), self.bins)
-        slope = 1 / cuts.diff()
-        weight, start = slope[:, None] * w, slope * cuts[:-1]
-        fired = nn.functional.hardtanh(_shares(place, public, h, (weight, start)), 0.0, 1.0)
-        none = torch.zeros(len(slope)).long()
-        notes = Notes(
-            w, none, cuts[:-1], cuts[1:], torch.tensor([spread], dtype=torch.float64), place.reader
-        )
+        notes = _noted(h, w, self.bins, place)
+        slope = 1 / (notes.upper - notes.lower)
+        weight, start = slope[:, None] * w[notes.direction], slope * notes.lower
+        fired = nn.functional.hardtanh(_shares(place, public, (weight, start)), 0.0, 1.0)
         gain = 1.0 if self.offset == "frozen" and self.gain is None else self.gain
         if gain is None:
             trial = self._placed(model, notes, (weight, start), fired.mean(0), 1.0)
@@ -90,15 +90,19 @@ class SparseImprint:
         size = notes.measures.shape[1]
         weight = (decayed[0] - (before[0] - weight)).double() if decayed else weight.double()
         bias = (decayed[1] - (before[1] - bias)).double() if decayed else bias.double()
-        count = self._counts(weight[:, :size], bias, before[1].double(), notes)
-        return reconstruction(
-            seen, read_rows(weight[:, :size], count, notes, seen.n, _FLOOR), notes
+        weight = weight[:, :size]
+        count = self._counts(weight, bias, before[1].double(), notes)
+        found = (
+            peel((weight, count), notes, seen.n, nested=False)
+            if len(notes.measures) > 1
+            else read_rows(weight, count, notes, seen.n, _FLOOR)
         )
+        return reconstruction(seen, found, notes)
 
     def _counts(self, weight: Tensor, bias: Tensor, before: Tensor, notes: Notes) -> Tensor:
         """What to divide each row by: the bias's step, or what the middle of the bin implies."""
         middle = ((notes.lower + notes.upper) / 2).to(bias)
-        by_bin = weight @ notes.measures[0].to(weight) / middle
+        by_bin = (weight * notes.measures.to(weight)[notes.direction]).sum(1) / middle
         if self.scale == "bin":
             return by_bin
         if self.scale == "bias":
@@ -125,25 +129,38 @@ class SparseImprint:
         return site(model, self.at).with_rows(block)
 
 
-def _cuts(h: Tensor | tuple[float, float], bins: int) -> tuple[Tensor, float]:
-    """bins + 1 edges at quantiles i / (bins + 2), i = 1 .. bins + 1; the measure's spread."""
-    shares = torch.arange(1, bins + 2, dtype=torch.float64) / (bins + 2)
-    return torch.unique(edges.quantiles(h, shares, bins)), edges.moments(h)[1]
+def _noted(h: Tensor | tuple[float, float], w: Tensor, bins: int, place: Site) -> Notes:
+    """Bins between the quantiles i / (k + 2), i = 1 .. k + 1, of each direction."""
+    lower, upper, direction, spread = [], [], [], []
+    for p in range(len(w)):
+        share = bins // len(w) + (p < bins % len(w))
+        shares = torch.arange(1, share + 2, dtype=torch.float64) / (share + 2)
+        cuts = torch.unique(edges.quantiles(along(h, p), shares, share))
+        lower.append(cuts[:-1])
+        upper.append(cuts[1:])
+        direction.append(torch.full((len(cuts) - 1,), p))
+        spread.append(edges.moments(along(h, p))[1])
+    return Notes(
+        w,
+        torch.cat(direction),
+        torch.cat(lower),
+        torch.cat(upper),
+        torch.tensor(spread, dtype=torch.float64),
+        place.reader,
+    )
 
 
 def _shares(
-    place: Site,
-    public: Tensor | tuple[float, float],
-    h: Tensor | tuple[float, float],
-    rows: tuple[Tensor, Tensor],
+    place: Site, public: Tensor | tuple[float, float], rows: tuple[Tensor, Tensor]
 ) -> Tensor:
     """(m, K) values of (w.x - e_i) / d_i over public data."""
     weight, start = rows
-    if isinstance(h, Tensor):
-        return place.project(public, weight) - start if isinstance(public, Tensor) else h
+    if isinstance(public, Tensor):
+        return place.project(public, weight) - start
+    # With W_i = w / d_i and start = e_i / d_i, lengths tell the widths d_i apart.
     slope = weight.norm(dim=1) / weight[0].norm()
-    first = activations(place, h, weight[:1], torch.zeros(1, dtype=torch.float64))
-    shares: Tensor = first * slope * h[1] - start
+    first = activations(place, public, weight[:1], torch.zeros(1, dtype=torch.float64))
+    shares: Tensor = first * slope * public[1] - start
     return shares
 
 
