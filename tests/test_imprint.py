@@ -11,7 +11,7 @@ from torch import Tensor, nn
 
 from seepage import expr, zoo
 from seepage.analysis import expected
-from seepage.attacks import Imprint, OneShot, SparseImprint, Trap
+from seepage.attacks import Counted, Imprint, OneShot, SparseImprint, Trap
 from seepage.attacks.imprint import edges
 from seepage.attacks.imprint.block import block_of
 from seepage.attacks.imprint.carry import pack, unpack
@@ -425,6 +425,40 @@ def test_three_directions_are_peeled_under_federated_averaging_too() -> None:
     assert wrong(found, sample.x) == 0
 
 
+def test_counts_certify_data_without_a_grid() -> None:
+    sample = private(64, 29)
+    x = sample.x + 0.05 * torch.randn(sample.x.shape, generator=stream(0, "augmented"))
+    model, batch = sample.model(small()), Batch(x, sample.y)
+    _, grid = attacked(Imprint(bins=128, directions=3, public=PUBLIC.x), model, batch)
+    assert not any(grid.trace["certified"])
+    crafted, found = attacked(Counted(bins=128, public=PUBLIC.x), model, batch)
+    sure = torch.tensor(found.trace["certified"])
+    assert int(sure.sum()) >= expected.peeled(cells(crafted, x)) - 1
+    assert int(sure.sum()) >= 60
+    assert float(distances(found.x[sure], x).amin(1).max()) < 1e-6
+    assert float(crafted.risk(crafted.params, batch)) > 30
+
+
+def test_counts_need_the_number_of_examples_and_a_classifier() -> None:
+    sample = private(4, 30)
+    attack = Counted(bins=8, directions=1, public=PUBLIC.x)
+    crafted = attack.craft(sample.model(small()), stream(0, "craft"))
+    seen = observe(crafted, sample.batch, FedSGD(), stream(0, "client"), tell=())
+    with pytest.raises(InvalidInput, match="number of examples"):
+        attack(seen, stream(0, "attack"))
+    maps = nn.Sequential(nn.Conv2d(3, 2, 1))
+    with pytest.raises(InvalidInput, match="classifier"):
+        attack.craft(sample.model(maps), stream(0, "craft"))
+
+
+def test_several_directions_are_refused_where_the_image_is_carried() -> None:
+    sample = private(2, 31)
+    net = zoo.resnet18("cifar", classes=CLASSES, seed=0)
+    attack = Imprint(bins=8, directions=2, at="layer1", public=PUBLIC.x[:32])
+    with pytest.raises(InvalidInput, match="at the input"):
+        attack.craft(sample.model(net), stream(0, "craft"))
+
+
 def test_traps_isolate_examples_and_certify_no_mixture() -> None:
     sample = private(64, 23)
     attack = Trap(n=64, rows=128, public=PUBLIC.x)
@@ -537,6 +571,8 @@ ATTACKS = [
     Imprint(bins=12, directions=2, permute=True, public=(0.0, 0.3)),
     OneShot(n=4, public=(0.0, 0.3)),
     SparseImprint(bins=8, public=(0.0, 0.3)),
+    SparseImprint(bins=8, offset="bias", gain=3.0, public=(0.0, 0.3)),
+    Counted(bins=8, directions=2, public=(0.0, 0.3)),
 ]
 
 

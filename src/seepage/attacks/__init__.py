@@ -1,6 +1,7 @@
 """Attacks: one idea of one paper each. `__all__` is the registry that `seepage list` reads."""
 
 from seepage.attacks.bias_ratio import BiasRatio
+from seepage.attacks.imprint.counted import Counted
 from seepage.attacks.imprint.imprint import Imprint
 from seepage.attacks.imprint.one_shot import OneShot
 from seepage.attacks.imprint.sparse import SparseImprint
@@ -48,6 +49,7 @@ __all__ = [
     "Chance",
     "ClassMean",
     "Cosine",
+    "Counted",
     "Counts",
     "DeepImage",
     "Features",

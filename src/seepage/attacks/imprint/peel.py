@@ -1,5 +1,6 @@
 """Several directions: an example found in one is subtracted from its bin in all the others."""
 
+from collections.abc import Callable
 from dataclasses import dataclass, field
 
 import torch
@@ -8,11 +9,27 @@ from torch import Tensor
 from seepage.attacks.imprint.block import Notes
 from seepage.attacks.imprint.invert import Found, empty
 
-__all__ = ["peel"]
+__all__ = ["Rule", "on_grid", "peel"]
 
 _LIVE = 1e-6
-_SLACK = 1e-4
 _EDGE = 1e-5  # of the spread: nearer to an edge, rounding decides the side
+
+
+@dataclass(frozen=True)
+class Rule:
+    """When a bin is taken for a single example, and what is subtracted then."""
+
+    judge: Callable[[Tensor, Tensor], tuple[Tensor, Tensor]]
+    """Bins as (m, N) quotients and (m,) weights -> (m,) doubt, 1 at most; (m, N) examples."""
+    slack: float = 1e-4
+    """How far outside its bin an example may lie, in spreads of the measure."""
+    same: float = 1e-6
+    """Relative distance at which two examples are one."""
+
+
+def on_grid(notes: Notes) -> Rule:
+    """A bin is one example where its quotient lies on the grid of its kind of data."""
+    return Rule(lambda features, _: notes.reader.judge(notes.reader.examples(features)))
 
 
 @dataclass
@@ -37,7 +54,9 @@ class _Example:
     bin: int
 
 
-def peel(rows: tuple[Tensor, Tensor], notes: Notes, keep: int | None, nested: bool) -> Found:
+def peel(
+    rows: tuple[Tensor, Tensor], notes: Notes, keep: int | None, nested: bool, rule: Rule
+) -> Found:
     """Certify, subtract, repeat: like solving a puzzle where each answer uncovers others.
 
     With g = d and x the snapped example of a certified bin, (g x, g) leaves the bin that x falls
@@ -49,10 +68,9 @@ def peel(rows: tuple[Tensor, Tensor], notes: Notes, keep: int | None, nested: bo
     if not bool((bins.weights.abs() > bins.floor).any()):
         return empty(rows[0])
     live = int((bins.weights.abs() > bins.floor).sum())
-    while fresh := _certified(bins, notes):
-        for example, off in sorted(fresh, key=lambda pair: pair[1]):
-            _ = off
-            if not _known(example, bins.found):
+    while fresh := _certified(bins, notes, rule):
+        for example, _ in sorted(fresh, key=lambda pair: pair[1]):
+            if not _known(example, bins.found, rule.same):
                 bins.found.append(example)
                 _subtract(example, bins, notes)
     return _answer(bins, notes, keep, live)
@@ -81,16 +99,16 @@ def _bins(rows: tuple[Tensor, Tensor], notes: Notes, nested: bool) -> _Bins:
     )
 
 
-def _certified(bins: _Bins, notes: Notes) -> list[tuple[_Example, float]]:
+def _certified(bins: _Bins, notes: Notes, rule: Rule) -> list[tuple[_Example, float]]:
     """The bins changed since the last round that hold one real example each."""
     tested = torch.nonzero(bins.dirty & (bins.weights.abs() > bins.floor)).flatten()
     bins.dirty[:] = False
     if not len(tested):
         return []
     features = bins.sums[tested] / bins.weights[tested, None]
-    off, snapped = notes.reader.judge(notes.reader.examples(features))
+    off, snapped = rule.judge(features, bins.weights[tested])
     h = (features * notes.measures.to(features)[bins.direction[tested]]).sum(1).cpu()
-    slack = _SLACK * notes.spread[bins.direction[tested]]
+    slack = rule.slack * notes.spread[bins.direction[tested]]
     where = tested.cpu()
     inside = (h >= bins.lower[where] - slack) & (h < bins.upper[where] + slack)
     return [
@@ -104,8 +122,9 @@ def _example(bins: _Bins, index: int, features: Tensor, snapped: Tensor) -> _Exa
     return _Example(snapped, float(bins.sums[index].norm()), residual, index)
 
 
-def _known(example: _Example, found: list[_Example]) -> bool:
-    return any(torch.equal(example.x, other.x) for other in found)
+def _known(example: _Example, found: list[_Example], same: float) -> bool:
+    near = same * float(example.x.norm())
+    return any(float((example.x - other.x).norm()) <= near for other in found)
 
 
 def _subtract(example: _Example, bins: _Bins, notes: Notes) -> None:

@@ -32,6 +32,8 @@ class Site:
     shape: tuple[int, ...]
     reader: Reader
     model: Model
+    probe: Tensor
+    """Two made-up inputs of the form."""
 
     @property
     def size(self) -> int:
@@ -74,7 +76,7 @@ def site(model: Model, at: str) -> Site:
     probe = _probe(model)
     reached = _reached(module, at, probe)
     reader = _reader(module, at, probe, reached, model)
-    return Site(module, at, tuple(reached.shape[1:]), reader, model)
+    return Site(module, at, tuple(reached.shape[1:]), reader, model, probe)
 
 
 def disarmed(model: Model, rng: torch.Generator) -> Model:

@@ -11,7 +11,7 @@ from seepage.attacks.imprint.block import Add, Notes, Rows, block_of, gradients
 from seepage.attacks.imprint.gain import dry_run
 from seepage.attacks.imprint.imprint import Public, activations, along, known, linear, only_at_input
 from seepage.attacks.imprint.invert import reconstruction
-from seepage.attacks.imprint.peel import peel
+from seepage.attacks.imprint.peel import on_grid, peel
 from seepage.attacks.imprint.placement import Site, site
 from seepage.attacks.imprint.singly import read_rows
 from seepage.checks import at_least, one_of, positive
@@ -93,7 +93,7 @@ class SparseImprint:
         weight = weight[:, :size]
         count = self._counts(weight, bias, before[1].double(), notes)
         found = (
-            peel((weight, count), notes, seen.n, nested=False)
+            peel((weight, count), notes, seen.n, nested=False, rule=on_grid(notes))
             if len(notes.measures) > 1
             else read_rows(weight, count, notes, seen.n, _FLOOR)
         )
