@@ -71,6 +71,7 @@ def _setting(module: nn.Module, n: int, dtype: torch.dtype) -> Setting:
 
 PUBLIC = torch.randint(256, (500, 3, 4, 4), generator=stream(12, "public")) / 255
 ATTACKS: dict[str, tuple[Attack, Callable[..., Setting]]] = {
+    "Adaptive": (attacks.Adaptive(attacks.Invert(steps=3)), smooth),
     "BiasRatio": (attacks.BiasRatio(), smooth),
     "BiasRatio of a classifier": (attacks.BiasRatio(), linear),
     "Invert": (attacks.Invert(steps=5), convolutional),

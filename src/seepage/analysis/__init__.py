@@ -1,5 +1,5 @@
 """Why data leak, and how much can at most: mathematics of models, updates and noise."""
 
-from seepage.analysis import bounds
+from seepage.analysis import bounds, utility
 
-__all__ = ["bounds"]
+__all__ = ["bounds", "utility"]

@@ -1,5 +1,6 @@
 """Attacks: one idea of one paper each. `__all__` is the registry that `seepage list` reads."""
 
+from seepage.attacks.adaptive import Adaptive, Box, Likelihood, NormalPrior, Signs, Support
 from seepage.attacks.bias_ratio import BiasRatio
 from seepage.attacks.imprint.counted import Counted
 from seepage.attacks.imprint.imprint import Imprint
@@ -44,8 +45,10 @@ from seepage.attacks.span import Span
 
 __all__ = [
     "Adam",
+    "Adaptive",
     "BatchStats",
     "BiasRatio",
+    "Box",
     "Chance",
     "ClassMean",
     "Cosine",
@@ -65,17 +68,21 @@ __all__ = [
     "LBFGS",
     "LM",
     "Learned",
+    "Likelihood",
     "Moments",
     "Normal",
+    "NormalPrior",
     "OneShot",
     "Pattern",
     "RGap",
     "Restarts",
     "SameClass",
+    "Signs",
     "Small",
     "Span",
     "SparseImprint",
     "StartFrom",
+    "Support",
     "TAG",
     "TV",
     "Told",
