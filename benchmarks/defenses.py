@@ -1,0 +1,342 @@
+"""Defenses, those who know them, and what no attacker exceeds: the figures of docs/defenses.md.
+
+`python benchmarks/defenses.py [name ...]` prints JSON lines, then a table; without names, all.
+"""
+
+import dataclasses
+import json
+import math
+import sys
+import time
+from collections.abc import Callable, Iterator
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+from torch.nn.functional import cross_entropy
+
+from seepage import (
+    DPSGD,
+    Adaptive,
+    Batch,
+    Client,
+    Dropout,
+    FedSGD,
+    Images,
+    Model,
+    Noise,
+    Prune,
+    Quantize,
+    Sign,
+    Soteria,
+    observe,
+    stream,
+    zoo,
+)
+from seepage.analysis import bounds, utility
+from seepage.analysis.bounds import Channel, Gaussian
+from seepage.attacks.adaptive.attack import ways
+from seepage.guard import dp
+
+Row = tuple[str, str]
+FORM = Images((1, 8, 8), 10)
+
+
+def digits_prior() -> Gaussian:
+    """The normal distribution fitted to the first 900 digits."""
+    from sklearn.datasets import load_digits
+
+    images = torch.from_numpy(load_digits().images[:900]).double()[:, None] / 16
+    return Gaussian.fit(images)
+
+
+def smooth_network(seed: int, activation: str = "tanh") -> Model:
+    """64-64-10 without bias, weights N(0, 1/fan-in), in double precision."""
+    module, drawn = zoo.mlp(64, 64, 10, activation=activation, bias=False), stream(seed, "weights")
+    for p in module.parameters():
+        p.data.copy_(torch.randn(p.shape, generator=drawn) / p.shape[1] ** 0.5)
+    return Model.of(module.double(), cross_entropy, FORM)
+
+
+def learned(seed: int) -> tuple[Model, float]:
+    """The same network after training on digits, with its accuracy on others."""
+    model, train, test = smooth_network(seed), zoo.digits(898, split="public"), zoo.digits(899)
+    module = model.with_params(model.params).module
+    module.load_state_dict(model.state)
+    optimizer = torch.optim.Adam(module.parameters(), 0.003)
+    for _ in range(300):
+        optimizer.zero_grad()
+        cross_entropy(module(train.x.double()), train.y).backward()
+        optimizer.step()
+    model = Model.of(module, cross_entropy, FORM)
+    return model, utility.accuracy(model, Batch(test.x.double(), test.y))
+
+
+def robustness() -> Iterator[Row]:
+    """Acceptance 1 and 3: ceilings, the optimal attacker, and Monte Carlo."""
+    yield "ReRo, M=100, z=1: bound", f"{bounds.rero(0.01, 1.0).value:.5f}"
+    yield "optimum on orthogonal candidates", f"{bounds.optimal_naming(100, 1.0):.5f}"
+    random, right, draws = np.random.default_rng(1), 0, 2_000_000
+    for _ in range(draws // 100_000):
+        seen = random.standard_normal((100_000, 100), dtype=np.float32)
+        seen[:, 0] += 1
+        right += int((seen.argmax(1) == 0).sum())
+    yield "the same by 2e6 draws", f"{right / draws:.5f}"
+    for rate, rounds in ((0.01, 100), (0.05, 200)):
+        for kappa in (0.1, 0.01):
+            exact = bounds.rero(kappa, 1.0, rounds, rate).value
+            drawn = bounds.drawn(kappa, 1.0, rounds, rate, 200_000, 1)
+            got = f"{exact:.4f} (drawn {drawn.interval[0]:.4f}, certified {drawn.value:.4f})"
+            yield f"ReRo, q={rate}, T={rounds}, kappa={kappa}", got
+
+
+def flower() -> Iterator[Row]:
+    """Acceptance 2: what Flower's formula declares beside what holds."""
+    for row in dp.flower_table():
+        got = f"tight {row['tight']} (2C: {row['tight_replace']}), std {row['std']} needs "
+        yield f"Flower, declared {row['declared']:g}", got + f"{row['std_needed']}"
+    yield (
+        "the claim is false above (C, 2C)",
+        f"{dp.false_above():.2f}, {dp.false_above(factor=2):.4f}",
+    )
+
+
+SETTINGS: dict[str, tuple[Client, tuple[int, ...]]] = {
+    "Prune .9": (Prune(FedSGD(), 0.9), (64, 128, 10)),
+    "Prune .99": (Prune(FedSGD(), 0.99), (64, 128, 10)),
+    "Quantize 2": (Quantize(FedSGD(), 2), (64, 128, 10)),
+    "entry dropout .1": (Dropout(FedSGD(), 0.1, "entries"), (64, 128, 10)),
+    "unit dropout .5": (Dropout(FedSGD(), 0.5), (64, 128, 64, 10)),
+    "Soteria .5": (Soteria(FedSGD(), share=0.5), (64, 128, 64, 10)),
+    "Sign": (Sign(FedSGD()), (64, 128, 10)),
+    "Noise relative .1": (Noise(FedSGD(), 0.1, relative=True), (64, 128, 10)),
+    "Noise relative 1": (Noise(FedSGD(), 1.0, relative=True), (64, 128, 10)),
+}
+
+
+def adaptive(n: int = 1, steps: int = 300, seeds: int = 6) -> Iterator[Row]:
+    """Acceptance 4: mean PSNR of each way around each defense, digits at init, labels told."""
+    for name, (client, sizes) in SETTINGS.items():
+        found: dict[str, list[float]] = {}
+        for seed in range(100, 100 + seeds):
+            for way, decibels in attacked(client, sizes, seed, (n, steps)):
+                found.setdefault(way, []).append(decibels)
+        got = {way: round(sum(psnr) / len(psnr), 1) for way, psnr in found.items()}
+        yield f"{name}, n={n}", json.dumps(got)
+
+
+def attacked(
+    client: Client, sizes: tuple[int, ...], seed: int, how: tuple[int, int]
+) -> Iterator[tuple[str, float]]:
+    """Every way, and at last the one of the lowest residual."""
+    n, steps = how
+    sample = zoo.digits(n, seed=seed)
+    model = sample.model(zoo.mlp(*sizes, activation="tanh", seed=seed))
+    tell = ("n", "y")
+    seen = observe(model, sample.batch, client, stream(seed, "client"), tell=tell)
+    inner, chosen = dataclasses.replace(Adaptive().inner, steps=steps), (math.inf, 0.0)
+    for way in ways(seen):
+        answer = Adaptive(inner, (way.name,))(seen, stream(seed, "attack"))
+        psnr = -10 * (answer.x - sample.x).square().flatten(1).mean(1).log10()
+        yield way.name, float(psnr.mean())
+        chosen = min(chosen, (float(answer.residual[0]), float(psnr.mean())))
+    yield "chosen", chosen[1]
+
+
+def batch_of_four() -> Iterator[Row]:
+    """The same at n=4, 500 steps, for pruning."""
+    yield from (row for row in adaptive(4, 500, 4) if row[0].startswith("Prune .9,"))
+
+
+def likeliest(model: Model, std: float, prior: Gaussian, draws: int, seed: int) -> tuple[Any, ...]:
+    """The mean squared error of MAP from the prior's mean and one draw, and the labels."""
+    x = prior.sample(draws, stream(seed, "x"))
+    y = torch.randint(10, (draws,), generator=stream(seed, "y"))
+    gradient = torch.func.vmap(
+        torch.func.grad(lambda p, x, y: model.risk(p, Batch(x[None], y[None]))), (None, 0, 0)
+    )
+
+    def shared(x: Tensor) -> Tensor:
+        return torch.cat([g.flatten(1) for g in gradient(dict(model.params), x, y).values()], 1)
+
+    clean = shared(x)
+    seen = clean + std * torch.randn(clean.shape, generator=stream(seed, "n"), dtype=clean.dtype)
+
+    def energy(u: Tensor) -> Tensor:
+        apart = (u - prior.mean).flatten(1)
+        belief = (apart @ prior.precision * apart).sum(1) / 2
+        return (shared(u) - seen).square().sum(1) / (2 * std**2) + belief
+
+    best, lowest = x, torch.full((draws,), torch.inf, dtype=x.dtype)
+    for start in (prior.mean.expand(x.shape), prior.sample(draws, stream(seed, "start"))):
+        u = descended(energy, start.clone())
+        level = energy(u).detach()
+        better = level < lowest
+        best, lowest = torch.where(better.view(-1, 1, 1, 1), u, best), level.minimum(lowest)
+    return float((best - x).square().mean()), y
+
+
+def descended(energy: Callable[[Tensor], Tensor], u: Tensor) -> Tensor:
+    """400 steps of Adam, .05 annealed."""
+    u.requires_grad_()
+    optimizer = torch.optim.Adam([u], 0.05)
+    schedule = torch.optim.lr_scheduler.CosineAnnealingLR(optimizer, 400)
+    for _ in range(400):
+        optimizer.zero_grad()
+        energy(u).sum().backward()
+        optimizer.step()
+        schedule.step()
+    return u.detach()
+
+
+def by_label(model: Model, std: float, prior: Gaussian, y: Tensor) -> float:
+    """The bound's mean over known labels, by 100 samples of each."""
+    values = []
+    for label in range(10):
+        here = Channel(model, Noise(FedSGD(), std), prior, torch.tensor([label]))
+        found = bounds.plug_in(here, 100, stream(label, "bound")).value
+        values.append(found * float((y == label).double().mean()))
+    return sum(values)
+
+
+def likeliest_and_bound() -> Iterator[Row]:
+    """Acceptance 5: MAP over the Bayesian Cramer-Rao bound at initialisation."""
+    prior, model = digits_prior(), smooth_network(0)
+    for std in (0.01, 0.03, 0.1, 0.3, 1.0):
+        error, y = likeliest(model, std, prior, 100, 3)
+        bound = by_label(model, std, prior, y)
+        yield f"MAP/bound, sigma={std}", f"{error / bound:.3f} ({error:.3g} / {bound:.3g})"
+
+
+def certificates() -> Iterator[Row]:
+    """Acceptance 6: a trained network, where few samples mislead the plug-in."""
+    prior, (model, accuracy) = digits_prior(), learned(0)
+    yield "accuracy of the trained network", f"{accuracy:.3f}"
+    here = Channel(model, Noise(FedSGD(), 0.01), prior, torch.tensor([3]))
+    truth = bounds.plug_in(here, 6000, stream(0, "truth")).value
+    yield "bound at sigma=.01, 6000 samples", f"{truth:.3g}"
+    for few in (1, 8, 64):
+        found = [bounds.plug_in(here, few, stream(s, "few")).value for s in range(10)]
+        yield f"plug-in / truth, S={few}", f"{sum(found) / 10 / truth:.2f}"
+    found = [bounds.certificate(here, (128, 256), stream(s, "split")).value for s in range(20)]
+    over = sum(value > truth for value in found)
+    yield (
+        "certificates (128, 256) above the truth",
+        f"{over} of 20, {np.mean(found) / truth:.2f} of it",
+    )
+
+
+def rates() -> Iterator[Row]:
+    """Acceptance 7: the rate bound of a ReLU network, and of private records."""
+    prior, model = digits_prior(), smooth_network(0, "relu")
+    for std in (0.3, 1.0):
+        found = [
+            bounds.any_network(
+                Channel(model, Noise(FedSGD(), std), prior, torch.tensor([label])),
+                1000,
+                200,
+                stream(label, "rate"),
+            ).value
+            for label in range(10)
+        ]
+        error, _ = likeliest(model, std, prior, 100, 3)
+        yield f"rate bound, ReLU, sigma={std}", f"{sum(found) / 10:.4f} (MAP {error:.4f})"
+    one = bounds.private_records(prior, 1.0).psnr().value
+    alone = -10 * math.log10(float(prior.spectrum.mean()))
+    yield "ceiling at z=1, T=1 (prior alone)", f"{one:.2f} dB ({alone:.2f} dB)"
+
+
+def convolutional() -> Model:
+    """Two convolutions and a linear layer, smooth, on digits."""
+    module = nn.Sequential(
+        *(nn.Conv2d(1, 32, 3, padding=1), nn.Tanh(), nn.Conv2d(32, 64, 3, padding=1), nn.Tanh()),
+        *(nn.Flatten(), nn.Linear(64 * 64, 19), nn.Tanh(), nn.Linear(19, 10)),
+    )
+    return Model.of(module.double(), cross_entropy, FORM)
+
+
+def costs() -> Iterator[Row]:
+    """Acceptance 8: what bounds cost, in iterations of an attack."""
+    yield "cost in attack iterations, MLP, n=1", cost(smooth_network(0), 1)
+    yield "cost in attack iterations, convolutions, n=4", cost(convolutional(), 4)
+
+
+def cost(model: Model, n: int) -> str:
+    """A trace by 32 probes and 64 Lanczos steps, each at the best of three."""
+    here = Channel(model, Noise(FedSGD(), 0.1), digits_prior(), torch.arange(n), n)
+    once = min(seconds(lambda: iterations(here, 20)) for _ in range(3)) / 20
+    trace = min(seconds(lambda: bounds.cheap(here, 1, 32, stream(0, "c"))) for _ in range(3))
+    krylov = min(seconds(lambda: bounds.lanczos(here, 1, stream(0, "c"))) for _ in range(3))
+    return f"trace {trace / once:.0f}, Lanczos {krylov / once:.0f}"
+
+
+def iterations(here: Channel, count: int) -> None:
+    """So many steps of gradient matching: the update, its distance, the slope in x."""
+    x, goal = here.sample(stream(0, "x")), here.gradient(here.sample(stream(1, "x"))).detach()
+    for _ in range(count):
+        leaf = x.requires_grad_()
+        distance = (here.gradient(leaf) - goal).square().sum()
+        (slope,) = torch.autograd.grad(distance, leaf)
+        x = (x - 1e-3 * slope).detach()
+
+
+def seconds(work: Callable[[], object]) -> float:
+    """CPU seconds."""
+    start = time.process_time()
+    work()
+    return time.process_time() - start
+
+
+CLIENTS: dict[str, Client] = {
+    "none": FedSGD(),
+    "Noise relative 3": Noise(FedSGD(), 3.0, relative=True),
+    "Prune .9": Prune(FedSGD(), 0.9),
+    "Prune .99": Prune(FedSGD(), 0.99),
+    "Sign": Sign(FedSGD()),
+    "Quantize 2": Quantize(FedSGD(), 2),
+    "unit dropout .5": Dropout(FedSGD(), 0.5),
+    **{f"DPSGD C=1, z={z}": DPSGD(1.0, z) for z in (0.1, 0.5, 1.0, 2.0)},
+}
+
+
+def accuracies() -> Iterator[Row]:
+    """Section 4: accuracy under each client, its rate tuned, seeds paired."""
+    one, two = zoo.digits(898, split="public"), zoo.digits(899)
+    data = utility.Splits.of(Batch(torch.cat([one.x, two.x]), torch.cat([one.y, two.y])))
+    none = None
+    for name, client in CLIENTS.items():
+        found = utility.utility(
+            client,
+            lambda seed: one.model(zoo.mlp(64, 128, 10, activation="tanh", seed=seed)),
+            data,
+            none=none,
+        )
+        none = none or found
+        low, high = found.interval
+        got = f"{found.mean:.3f}, cost {found.loss:.3f} [{low:.3f}, {high:.3f}]"
+        yield f"accuracy, {name}", got + (" (edge of the grid)" if found.edge else "")
+
+
+PARTS = {
+    "robustness": robustness,
+    "flower": flower,
+    "adaptive": adaptive,
+    "batch_of_four": batch_of_four,
+    "likeliest_and_bound": likeliest_and_bound,
+    "certificates": certificates,
+    "rates": rates,
+    "costs": costs,
+    "accuracies": accuracies,
+}
+
+
+if __name__ == "__main__":
+    torch.set_num_threads(1)
+    rows = []
+    for part in sys.argv[1:] or PARTS:
+        for name, got in PARTS[part]():
+            print(json.dumps({"part": part, "name": name, "got": got}), flush=True)
+            rows.append((name, got))
+    for name, got in rows:
+        print(f"| {name} | {got} |")
