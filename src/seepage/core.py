@@ -7,11 +7,12 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal, Protocol
 
+import torch
 from torch import Generator, Tensor
 
 from seepage import tree
 from seepage.errors import InvalidInput
-from seepage.forms import Form
+from seepage.forms import Form, Tokens
 from seepage.model import Batch, Loss, Mode, Model
 from seepage.tree import Tensors
 from seepage.values import describe, value
@@ -164,7 +165,9 @@ class Reconstruction:
     def nothing(seen: Observation, note: str) -> "Reconstruction":
         """The answer of an attack that recovered no candidate, and says why."""
         like = next(iter(seen.model.params.values()))
-        x, none = like.new_empty((0, *seen.model.form.shape)), like.new_empty(0)
+        whole = isinstance(seen.model.form, Tokens)
+        x = like.new_empty((0, *seen.model.form.shape), dtype=torch.long if whole else None)
+        none = like.new_empty(0)
         return Reconstruction(x, None, none, none, f"not recovered: {note}")
 
 
