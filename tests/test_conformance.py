@@ -10,6 +10,7 @@ from typing import Any
 
 import pytest
 import torch
+from tiny_language import encoder
 from torch import Generator, Tensor, nn
 from torch.nn import functional
 
@@ -59,6 +60,11 @@ def convolutional(n: int = 1, dtype: torch.dtype = torch.float32) -> Setting:
     return _setting(module, n, dtype)
 
 
+def tokens(n: int = 1, dtype: torch.dtype = torch.float32) -> Setting:
+    """A small encoder of sentences, whose words answers are made of."""
+    return (*encoder(n, dtype), FedSGD())
+
+
 def _setting(module: nn.Module, n: int, dtype: torch.dtype) -> Setting:
     drawn = stream(11, "setting")
     for parameter in module.parameters():
@@ -87,6 +93,9 @@ ATTACKS: dict[str, tuple[Attack, Callable[..., Setting]]] = {
     "OneShot": (attacks.OneShot(n=3, public=PUBLIC), convolutional),
     "SparseImprint": (attacks.SparseImprint(bins=8, public=PUBLIC), convolutional),
     "Trap": (attacks.Trap(n=3, rows=16, public=PUBLIC), convolutional),
+    "EmbeddingRows": (attacks.EmbeddingRows(), tokens),
+    "TokenSpan": (attacks.TokenSpan(budget=300), tokens),
+    "TokenSpan without rows": (attacks.TokenSpan(budget=300, rows=False), tokens),
     "Restarts": (attacks.Restarts(attacks.Invert(steps=3), 2), smooth),
 }
 DEFENSES: dict[str, Client] = {
@@ -133,7 +142,7 @@ def answered(attack: Attack, setting: Setting, spoil: bool = False) -> dict[str,
     seen = observe(model, batch, client, stream(5, "client"))
     before = fingerprint(seen)
     if spoil:
-        batch.x.fill_(torch.nan)
+        batch.x.fill_(torch.nan if batch.x.is_floating_point() else 3)
         batch.target.fill_(-1)
     answer = attack(seen, stream(5, "attack"))
     assert fingerprint(seen) == before, "the observation was changed"
@@ -174,7 +183,7 @@ def test_an_attack_keeps_type_and_device(name: str, dtype: torch.dtype) -> None:
     attack, setting = ATTACKS[name]
     model, batch, client = setting(1, dtype)
     answer = answered(attack, (model, batch, client))
-    assert answer["x"].dtype == dtype
+    assert answer["x"].dtype == (batch.x.dtype if setting is tokens else dtype)
     assert answer["x"].device == model.device
     assert answer["x"].shape[1:] == model.form.shape
 

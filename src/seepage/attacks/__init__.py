@@ -42,10 +42,12 @@ from seepage.attacks.matching import (
 from seepage.attacks.moments import Moments
 from seepage.attacks.rgap import RGap
 from seepage.attacks.span import Span
+from seepage.attacks.text import Anatomy, EmbeddingRows, TokenSpan
 
 __all__ = [
     "Adam",
     "Adaptive",
+    "Anatomy",
     "BatchStats",
     "BiasRatio",
     "Box",
@@ -55,6 +57,7 @@ __all__ = [
     "Counted",
     "Counts",
     "DeepImage",
+    "EmbeddingRows",
     "Features",
     "Gray",
     "Group",
@@ -85,6 +88,7 @@ __all__ = [
     "Support",
     "TAG",
     "TV",
+    "TokenSpan",
     "Told",
     "Trap",
     "Uniform",

@@ -1,0 +1,199 @@
+"""Sentences from the gradients of small language models, without any extra installed."""
+
+import dataclasses
+
+import pytest
+import torch
+from tiny_language import WIDTH, decoder, encoder, filled
+from torch import Tensor, nn
+
+from seepage import (
+    Batch,
+    EmbeddingRows,
+    FedAvg,
+    FedSGD,
+    InvalidInput,
+    Model,
+    Noise,
+    Observation,
+    Only,
+    Reconstruction,
+    TokenSpan,
+    observe,
+    stream,
+)
+from seepage.attacks.text import embedding_rows
+from seepage.attacks.text.anatomy import Network
+from seepage.attacks.text.spans import Span, span_of
+
+
+def watched(model: Model, batch: Batch, client: object = FedSGD()) -> Observation:
+    return observe(model, batch, client, stream(0, "client"))
+
+
+def rows(x: Tensor) -> set[tuple[int, ...]]:
+    return set(map(tuple, x.tolist()))
+
+
+def read(model: Model, batch: Batch, **settings: object) -> Reconstruction:
+    attack = TokenSpan(**{"budget": 4000, **settings})
+    return attack(watched(model, batch), stream(0, "attack"))
+
+
+@pytest.mark.parametrize("seed", range(4))
+def test_the_moved_rows_of_the_word_table_are_the_tokens_of_the_batch(seed: int) -> None:
+    model, batch = encoder(3, seed=seed)
+    moved = embedding_rows.moved(watched(model, batch))
+    assert set(moved.tokens.tolist()) == set(batch.x.flatten().tolist()) - {0}
+    assert set(moved.places.tolist()) == set(range(8))
+
+
+@pytest.mark.parametrize("seed", range(4))
+def test_the_embedding_rows_of_one_sentence_give_its_order_repeats_too(seed: int) -> None:
+    model, batch = encoder(1, seed=seed)
+    repeated = batch.x.clone()
+    repeated[0, 4] = repeated[0, 2]
+    found = EmbeddingRows()(watched(model, Batch(repeated, batch.y)), stream(0, "attack"))
+    assert torch.equal(found.x, repeated)
+    assert found.residual < 1e-4
+
+
+def test_the_embedding_rows_of_several_sentences_tell_which_token_stands_where() -> None:
+    model, batch = encoder(3, torch.float64)
+    found = EmbeddingRows()(watched(model, batch), stream(0, "attack"))
+    assert found.note.startswith("not recovered: order within sentences not determined")
+    told = {(t, p) for t, p, _ in found.trace["pairs"]}
+    truth = {(t, p) for row in batch.x.tolist() for p, t in enumerate(row) if t}
+    assert len(told & truth) / len(truth) > 0.8
+    assert len(told & truth) / len(told) > 0.8
+
+
+def test_embedding_rows_refuse_frozen_and_tied_tables() -> None:
+    model, batch = encoder(1)
+    with pytest.raises(InvalidInput, match="frozen or kept back"):
+        EmbeddingRows()(watched(model, batch, Only(FedSGD(), "!word*")), stream(0, "attack"))
+    model.module.anatomy = dataclasses.replace(model.module.anatomy, tied=True)
+    with pytest.raises(InvalidInput, match="every row moves"):
+        EmbeddingRows()(watched(model, batch), stream(0, "attack"))
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
+@pytest.mark.parametrize("known", [True, False])
+@pytest.mark.parametrize("seed", [0, 1])
+def test_an_encoders_sentences_come_back_exactly_with_their_labels(
+    dtype: torch.dtype, known: bool, seed: int
+) -> None:
+    model, batch = encoder(3, dtype, seed)
+    found = read(model, batch, rows=known)
+    assert rows(found.x) == rows(batch.x)
+    assert batch.y is not None
+    assert found.y is not None
+    truth = dict(zip(map(tuple, batch.x.tolist()), batch.y.tolist(), strict=True))
+    assert [truth[tuple(x)] for x in found.x.tolist()] == found.y.tolist()
+    assert found.residual.max() < 1e-4
+    assert found.trace["largest accepted"] < 1e-4 < found.trace["smallest rejected"]
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
+@pytest.mark.parametrize("seed", [0, 1, 2])
+def test_a_decoders_sentences_come_back_exactly_with_their_last_tokens(
+    dtype: torch.dtype, seed: int
+) -> None:
+    model, batch = decoder(3, dtype, seed)
+    found = read(model, batch)
+    assert rows(found.x) == rows(batch.x)
+    assert found.residual.max() < 1e-4
+    assert found.trace["last tokens off by"] < 1e-3
+
+
+def test_a_spent_budget_is_said() -> None:
+    model, batch = encoder(3)
+    found = read(model, batch, budget=1)
+    assert found.note.endswith("search budget exhausted")
+    assert rows(found.x) < rows(batch.x)
+
+
+def test_duplicate_sentences_show_once_and_are_noted() -> None:
+    model, batch = encoder(1)
+    found = read(model, Batch(batch.x.repeat(2, 1), torch.tensor([0, 0])))
+    assert rows(found.x) == rows(batch.x)
+    assert "duplicates show once" in found.note
+
+
+def test_noise_leaves_ranked_tokens_and_no_claim_of_recovery() -> None:
+    model, batch = encoder(1, torch.float64)
+    seen = watched(model, batch, Noise(FedSGD(), std=1e-4, relative=True))
+    found = TokenSpan(rank=8)(seen, stream(0, "attack"))
+    assert found.note.startswith("not recovered")
+    assert len(found) == 0
+
+
+def test_more_tokens_than_directions_are_said_to_fill_the_span() -> None:
+    model, batch = encoder(9)
+    found = read(model, batch)
+    assert "span full" in found.note
+    assert len(found.trace["ranked"]) == 8
+
+
+def test_dropout_in_training_is_refused() -> None:
+    model, _ = encoder(1)
+    model.module.norm = nn.Sequential(model.module.norm, nn.Dropout(0.1))
+    seen = watched(*encoder(1))
+    seen = dataclasses.replace(seen, model=model, client=FedAvg(FedSGD("train")))
+    with pytest.raises(InvalidInput, match="dropout"):
+        TokenSpan()(seen, stream(0, "attack"))
+
+
+def test_a_model_without_anatomy_or_sentences_is_told_what_is_needed() -> None:
+    model, batch = encoder(1)
+    model.module.anatomy = None
+    with pytest.raises(InvalidInput, match=r"hugging\(\)"):
+        TokenSpan()(watched(model, batch), stream(0, "attack"))
+
+
+def test_missing_attention_is_named() -> None:
+    model, batch = encoder(1)
+    with pytest.raises(InvalidInput, match=r"blocks.0.query.weight"):
+        TokenSpan()(watched(model, batch, Only(FedSGD(), "word*")), stream(0, "attack"))
+
+
+def entering(model: Model, block: nn.Module, x: Tensor) -> Tensor:
+    """What one block is given when the whole network runs."""
+    taken = list[Tensor]()
+    hook = block.register_forward_hook(lambda module, given, out: taken.append(given[0]))
+    model.predict(x)
+    hook.remove()
+    return taken[0]
+
+
+def test_the_parts_called_one_by_one_give_what_the_network_gives() -> None:
+    for model, batch in (encoder(1, torch.float64), decoder(1, torch.float64)):
+        network, block = Network.of(model), model.module.blocks[1]
+        given = entering(model, block, batch.x)
+        whole = block.norm1(given) if network.anatomy.norms else given
+        ours = network.second(batch.x[batch.x != 0][None])
+        assert (whole[:, : ours.shape[1]] - ours).abs().max() < 1e-12
+
+
+def test_the_span_keeps_every_direction_of_the_second_block() -> None:
+    model, batch = encoder(3)
+    network = Network.of(model)
+    span = span_of(watched(model, batch), network, 1)
+    assert span.rank == int((batch.x != 0).sum())
+    for sentence in batch.x:
+        states = network.second(sentence[sentence != 0][None])[0]
+        assert span.distance(states).max() < 1e-4
+
+
+def test_a_sketch_is_never_further_away_than_the_whole_complement() -> None:
+    drawn = torch.Generator().manual_seed(0)
+    span = Span.of(torch.randn(5, WIDTH, generator=drawn, dtype=torch.float64))
+    points = torch.randn(50, WIDTH, generator=drawn)
+    rough = (points @ span.sketch(8).T).norm(dim=1) / points.norm(dim=1)
+    assert (rough <= span.distance(points) + 1e-6).all()
+    assert (rough > 0).all()
+
+
+def test_the_tiny_models_are_seeded() -> None:
+    left, right = (filled(nn.Linear(4, 4)) for _ in range(2))
+    assert torch.equal(left.weight, right.weight)
