@@ -1,5 +1,6 @@
 """Misfits for defended updates: what a defense left open is not held against a candidate."""
 
+import dataclasses
 from collections.abc import Mapping, Sequence
 from typing import Any, Literal, Protocol
 
@@ -32,8 +33,9 @@ class Box:
     ...     def cell(self, update):
     ...         low = {name: u - 0.5 for name, u in update.items()}
     ...         return low, {name: u + 0.5 for name, u in update.items()}
-    >>> Box(Half())(Sides.of([torch.tensor([3.0, 1.2])], [torch.tensor([1.0, 1.0])]))
-    (tensor(1.1250), [tensor([1.5000, 0.0000])])
+    >>> sides = Sides.of([torch.tensor([3.0, 1.2])], [torch.tensor([1.0, 1.0])], [1.0])
+    >>> Box(Half())(sides).value, Box(Half())(sides).slopes
+    (1.125, [tensor([1.5000, 0.0000])])
     """
 
     of: Any
@@ -54,15 +56,15 @@ class Box:
         ]
         parts = [w * r.square().sum() for w, r in zip(sides.weights, rests, strict=True)]
         slopes = [2 * w * r / total for w, r in zip(sides.weights, rests, strict=True)]
-        return torch.stack(parts).sum() / total, slopes
+        return Misfit(float(torch.stack(parts).sum() / total), slopes)
 
 
 @value
 class Support:
     """`Cosine` over the entries of the update that are not zero: the mask that a defense shows.
 
-    >>> pair = [torch.tensor([1.0, 7.0])], [torch.tensor([2.0, 0.0])]
-    >>> float(Support()(Sides.of(*pair))[0])
+    >>> sides = Sides.of([torch.tensor([1.0, 7.0])], [torch.tensor([2.0, 0.0])], [1.0])
+    >>> Support()(sides).value
     0.0
     """
 
@@ -72,9 +74,9 @@ class Support:
     def __call__(self, sides: Sides) -> Misfit:
         masks = [g != 0 for g in sides.observed]
         shown = [G * m for G, m in zip(sides.given, masks, strict=True)]
-        plain = Cosine(self.weights, self.task)
-        misfit, slopes = plain(Sides(shown, sides.observed, sides.weights, sides.room))
-        return misfit, [v * m for v, m in zip(slopes, masks, strict=True)]
+        found = Cosine(self.weights, self.task)(dataclasses.replace(sides, given=shown))
+        slopes = [v * m for v, m in zip(found.slopes, masks, strict=True)]
+        return dataclasses.replace(found, slopes=slopes)
 
 
 @value
@@ -96,9 +98,9 @@ class Signs:
         if self.kind == "soft":
             return self._soft(sides, middle)
         bent = [(G / middle).tanh() for G in sides.given]
-        plain = Cosine(self.weights, self.task)
-        misfit, slopes = plain(Sides(bent, sides.observed, sides.weights, sides.room))
-        return misfit, [v * (1 - t.square()) / middle for v, t in zip(slopes, bent, strict=True)]
+        found = Cosine(self.weights, self.task)(dataclasses.replace(sides, given=bent))
+        slopes = [v * (1 - t.square()) / middle for v, t in zip(found.slopes, bent, strict=True)]
+        return dataclasses.replace(found, slopes=slopes)
 
     def _soft(self, sides: Sides, middle: Tensor) -> Misfit:
         count = sum(g.numel() for g in sides.observed)
@@ -110,7 +112,7 @@ class Signs:
         slopes = [
             -2 * w * g / middle * torch.sigmoid(-2 * g * G / middle) / count for w, G, g in triples
         ]
-        return torch.stack(parts).sum() / count, slopes
+        return Misfit(float(torch.stack(parts).sum() / count), slopes)
 
 
 @value
@@ -136,10 +138,10 @@ class Likelihood:
         if self.kind == "gauss":
             scale = 1 / self.std**2
             total = torch.stack([w * r.square().sum() for w, r in pairs]).sum() * scale / 2
-            return total, [w * scale * r for w, r in pairs]
+            return Misfit(float(total), [w * r for w, r in pairs], scale)
         scale = 2**0.5 / self.std
         total = torch.stack([w * r.abs().sum() for w, r in pairs]).sum() * scale
-        return total, [w * scale * r.sign() for w, r in pairs]
+        return Misfit(float(total), [w * r.sign() for w, r in pairs], scale)
 
 
 def _square(tensors: Sequence[Tensor]) -> Tensor:
