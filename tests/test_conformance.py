@@ -85,6 +85,7 @@ ATTACKS: dict[str, tuple[Attack, Callable[..., Setting]]] = {
         attacks.Invert(attacks.L2(), (), attacks.Joint(), optimiser=attacks.LBFGS(), steps=2),
         smooth,
     ),
+    "EitherMode": (attacks.EitherMode(attacks.Invert(steps=3)), convolutional),
     "Group": (attacks.Group(attacks.Invert(steps=3), members=2), smooth),
     "RGap": (attacks.RGap(combination=True), smooth),
     "Span": (attacks.Span(starts=4), smooth),
