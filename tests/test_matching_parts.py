@@ -18,6 +18,7 @@ from seepage.attacks import (
     Cosine,
     Counts,
     DeepImage,
+    EitherMode,
     Features,
     Group,
     Invert,
@@ -38,8 +39,8 @@ from seepage.attacks import (
 from seepage.attacks.matching.group import agreed
 from seepage.attacks.matching.priors import Prior
 from seepage.attacks.units import units_of
-from seepage.clients import FedSGD
-from seepage.core import Batch, Client, Model, Observation, observe, stream
+from seepage.clients import FedSGD, Only
+from seepage.core import Batch, Client, Mode, Model, Observation, observe, stream
 from seepage.errors import InvalidInput
 from seepage.forms import Images
 
@@ -296,3 +297,14 @@ def test_the_finisher_wants_labels_that_stand() -> None:
     seen = observe(network(), secret(1), FedSGD(), stream(0, "client"))
     with pytest.raises(InvalidInput, match="labels are searched too"):
         Invert(labels=Joint(), steps=1, finish=LM())(seen, stream(0, "attack"))
+
+
+@pytest.mark.parametrize("mode", ["eval", "train"])
+def test_the_mode_of_batchnorm_is_found_out(mode: Mode) -> None:
+    model, batch = network(3), secret(4)
+    client = Only(FedSGD(mode), "!*.running_*")
+    seen = observe(model, batch, client, stream(0, "c"), believed=FedSGD(), tell=("n", "y"))
+    attack = EitherMode(Invert(priors=(), steps=300, schedule="cosine"))
+    answer = attack(seen, stream(0, "a"))
+    assert f"in {mode} mode" in answer.note
+    assert expr.read(repr(attack)) == attack

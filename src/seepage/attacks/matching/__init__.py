@@ -4,6 +4,7 @@ from seepage.attacks.matching.finisher import LM
 from seepage.attacks.matching.generators import DeepImage, Learned
 from seepage.attacks.matching.group import Group
 from seepage.attacks.matching.invert import Invert
+from seepage.attacks.matching.modes import EitherMode
 from seepage.attacks.matching.objectives import L2, TAG, Cosine
 from seepage.attacks.matching.optimisers import LBFGS, Adam
 from seepage.attacks.matching.presets import (
@@ -38,6 +39,7 @@ __all__ = [
     "ClassMean",
     "Cosine",
     "DeepImage",
+    "EitherMode",
     "Features",
     "Gray",
     "Group",

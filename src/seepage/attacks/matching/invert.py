@@ -74,7 +74,7 @@ class Invert:
         search, past = self.begin(seen, rng), 0.0
         for done, factor in self.moments():
             search.step(done, factor)
-            if any(past < part <= done for part in _RECOUNTS):
+            if any(past < part <= done < 1 for part in _RECOUNTS):
                 search.recount()
             past = done
             if search.over or (self.finish and search.record.stalled(20, 1e-3)):

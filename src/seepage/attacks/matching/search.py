@@ -71,13 +71,15 @@ class Search:
 
         The end of a search is smoother than its luckiest moment.
         """
-        if self.record.best is None:
+        if self.record.best is None and not self.record.healthy:
             raise Failed(
                 f"the search left the numbers: no step of {self.optimiser!r} gave a finite misfit. "
                 "Use a lower lr in its optimiser, or clip=1."
             )
-        best = self.record.best, self.problem.measure(self.record.best)
         last = self.leaves, self.problem.measure(self.leaves)
+        if self.record.best is None:
+            return last
+        best = self.record.best, self.problem.measure(self.record.best)
         near = last[1].misfit <= _CLEARLY * best[1].misfit
         return last if near and self.record.healthy else best
 
