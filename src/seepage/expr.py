@@ -72,7 +72,7 @@ def exported() -> dict[str, Callable[..., Any]]:
         for home in ("clients", "defenses", "attacks", "forms")
         for module in [importlib.import_module(f"seepage.{home}")]
         for name in module.__all__
-        if isinstance(getattr(module, name), type)
+        if callable(getattr(module, name))
     }
 
 
