@@ -259,6 +259,11 @@ def test_presets_run_and_read_back(preset: Invert) -> None:
     assert expr.read(repr(preset)) == preset
 
 
+def test_presets_are_written_as_functions_too() -> None:
+    assert expr.read("dlg(steps=3)") == dlg(3)
+    assert expr.read("inverting_gradients(tv=0.1, starts=2)") == inverting_gradients(0.1, 2)
+
+
 def test_dlg_recovers_image_and_label() -> None:
     batch, form = zoo.photos(1, 16, seed=1)
     model = Model.of(zoo.lenet(8, (3, 16, 16), seed=1), nn.functional.cross_entropy, form)

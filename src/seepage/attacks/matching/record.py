@@ -25,6 +25,7 @@ class Record:
         self._count = 0
         self._done: list[float] = []
         self._misfits: list[float] = []
+        self._lows: list[float] = []
         self._frames: list[Tensor] = []
 
     @property
@@ -49,7 +50,7 @@ class Record:
 
     def stalled(self, within: int, gain: float) -> bool:
         """Whether the misfit fell by less than a share over the last calls of this question."""
-        self._lows = [*getattr(self, "_lows", []), self.lowest][-within - 1 :]
+        self._lows = [*self._lows, self.lowest][-within - 1 :]
         return len(self._lows) > within and self._lows[-1] > (1 - gain) * self._lows[0]
 
     def note(self, cosine: float) -> str:
