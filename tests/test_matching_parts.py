@@ -6,7 +6,7 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from seepage import expr, zoo
+from seepage import expr, tree, zoo
 from seepage.attacks import (
     L2,
     LBFGS,
@@ -41,8 +41,9 @@ from seepage.attacks.matching.priors import Prior
 from seepage.attacks.units import units_of
 from seepage.clients import FedSGD, Only
 from seepage.core import Batch, Client, Mode, Model, Observation, observe, stream
-from seepage.errors import InvalidInput
+from seepage.errors import Failed, InvalidInput
 from seepage.forms import Images
+from seepage.values import value
 
 FORM = Images((3, 8, 8), classes=5)
 
@@ -313,3 +314,14 @@ def test_the_mode_of_batchnorm_is_found_out(mode: Mode) -> None:
     answer = attack(seen, stream(0, "a"))
     assert f"in {mode} mode" in answer.note
     assert expr.read(repr(attack)) == attack
+
+
+def test_out_of_memory_names_the_batch() -> None:
+    @value
+    class Greedy:
+        def __call__(self, model: Model, batch: Batch, rng: torch.Generator) -> tree.Tensors:
+            raise torch.OutOfMemoryError("tried to allocate 3 TiB")
+
+    seen = observe(network(), secret(2), FedSGD(), stream(0, "c"), believed=Greedy())
+    with pytest.raises(Failed, match=r"2 examples.*Lower n.*3 TiB"):
+        Invert(steps=1)(seen, stream(0, "a"))

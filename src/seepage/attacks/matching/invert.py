@@ -6,6 +6,7 @@ import math
 import time
 from collections.abc import Callable, Iterator
 
+import torch
 from torch import Generator, Tensor
 
 from seepage.attacks.labels import Counts, Rule, recounted
@@ -22,7 +23,7 @@ from seepage.attacks.matching.starts import Normal, Start
 from seepage.attacks.units import Kind, Units, units_of
 from seepage.checks import at_least, one_of, positive
 from seepage.core import Observation, Reconstruction, noiseless
-from seepage.errors import InvalidInput
+from seepage.errors import Failed, InvalidInput
 from seepage.values import value
 
 _RECOUNTS = (0.25, 0.5)
@@ -71,7 +72,17 @@ class Invert:
             positive("Invert.seconds", self.seconds)
 
     def __call__(self, seen: Observation, rng: Generator) -> Reconstruction:
-        search, past = self.begin(seen, rng), 0.0
+        try:
+            return self._searched(self.begin(seen, rng))
+        except torch.OutOfMemoryError as error:
+            raise Failed(
+                f"out of memory: simulating {batch_size(seen, self.n)} examples keeps the graph of "
+                "every local step, two to three times what training on them takes. Lower n, or "
+                f"use a device with more memory ({error})."
+            ) from None
+
+    def _searched(self, search: Search) -> Reconstruction:
+        past = 0.0
         for done, factor in self.moments():
             search.step(done, factor)
             if any(past < part <= done < 1 for part in _RECOUNTS):
