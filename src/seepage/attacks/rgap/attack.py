@@ -94,6 +94,12 @@ class RGap:
         if self.repair and made.sigma and made.relative > 1e-9:
             noisy = functools.partial(solve.noisy, rng=rng)
             (again,) = found.followed(made, [candidate.head], noisy)
+            errors = [step.error for step in again.trail]
+            plain = [
+                dataclasses.replace(step, error=error)
+                for step, error in zip(candidate.trail, errors, strict=True)
+            ]
+            candidate = dataclasses.replace(candidate, trail=plain)
             candidate = min((candidate, again), key=lambda c: c.residual)
         # With a layer short of equations the slopes are wrong, and no polish helps them.
         if self.refine == "auto" and (candidate.residual < 0.3 or made.relative > 1e-6):
@@ -114,12 +120,15 @@ def _refined(candidate: Candidate) -> Candidate:
 
 def _freed(candidate: Candidate) -> Candidate:
     """While more is left than the noise: slopes in doubt, of all layers, solved for with x."""
-    problem, head = candidate.problem, candidate.head
-    for width in (4, 8, 16):
-        if candidate.residual <= 1.5 * problem.relative:
+    problem, head, width = candidate.problem, candidate.head, 4
+    for _ in range(8):
+        # The misfit of the truth is the noise itself, give or take one percent.
+        if candidate.residual <= 1.02 * problem.relative or width > 16:
             break
         x, trail = freed(problem, candidate.x, head.label, candidate.trail, width)
         tried = _refined(found.measured(dataclasses.replace(candidate, x=x, trail=trail)))
+        if tried.residual > 0.98 * candidate.residual:
+            width *= 2
         candidate = min((candidate, tried), key=lambda c: c.residual)
     return candidate
 
