@@ -1,8 +1,10 @@
 """R-GAP: its parts against closed forms and dense algebra, its recoveries, what it refuses."""
 
 import dataclasses
+import importlib
 import math
 from collections.abc import Callable
+from pathlib import Path
 
 import pytest
 import torch
@@ -536,3 +538,15 @@ def test_fields_are_checked() -> None:
     for wrong in ({"tol": 0.0}, {"noise": -1.0}, {"refine": "always"}):
         with pytest.raises(InvalidInput):
             RGap(**wrong)  # type: ignore[arg-type]
+
+
+@pytest.mark.parametrize("name", ["rgap", "rgap_rank", "hgap"])
+def test_the_papers_findings_are_found_again(name: str, tmp_path: Path) -> None:
+    module = importlib.import_module(f"seepage.papers.{name}")
+    claims = list(module.reproduce(True, tmp_path))
+    assert len(claims) >= 1
+    expected = {"a layer that is short of equations raises security": "not confirmed"}
+    for claim in claims:
+        if claim.claimed != "not available" and claim.verdict != "not run":
+            assert claim.verdict == expected.get(claim.what, "confirmed"), claim
+    assert list(tmp_path.glob("*.png"))

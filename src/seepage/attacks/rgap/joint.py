@@ -21,6 +21,7 @@ from seepage.chains import Chain, Layer
 from seepage.tree import Tensors
 
 _HARD = 1e5
+_EXACT = 1e-5
 
 
 @dataclass(frozen=True, eq=False)
@@ -73,8 +74,8 @@ def together(chain: Chain, i: int, gradient: Tensors, after: Step, tol: float) -
     first = back(chain, i, gradient, after, tol)
     x = back(chain, i - 1, gradient, first, tol).x
     x = _stage_one(pair, x)
-    y = _stage_two(pair, x)
-    x = min((x, y), key=lambda found: _misfit(pair, found))
+    if _misfit(pair, x) > _EXACT:
+        x = min((x, _stage_two(pair, x)), key=lambda found: _misfit(pair, found))
     z, slopes = pair.states(x)
     inner = (z * slopes).reshape(chain.layers[i].inputs)
     fit = float(pair.deep(x).norm() / pair.right.norm())
