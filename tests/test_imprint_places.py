@@ -12,6 +12,7 @@ from seepage.analysis import expected
 from seepage.attacks import Imprint
 from seepage.attacks.imprint.block import block_of
 from seepage.attacks.imprint.carry import pack, unpack
+from seepage.clients import FedSGD, Only
 from seepage.core import Batch, Model, stream
 from seepage.forms import Column, Table, Tokens
 from seepage.metrics.match import distances
@@ -117,3 +118,18 @@ class Sentences(nn.Module):
         embedded = self.words(ids) + self.places.weight
         result: Tensor = self.out(self.head(embedded))
         return result
+
+
+def test_batch_statistics_in_the_update_undo_what_train_mode_did_to_carried_images() -> None:
+    sample = private(12, 14)
+    net = zoo.resnet18("cifar", classes=CLASSES, seed=0)
+    model = sample.model(net)
+    attack = Imprint(bins=48, at="layer3", public=zoo.photos(96, 32, seed=15).normalised().x)
+    _, exact = attacked(attack, model, sample.batch, FedSGD("train"))
+    kept_back = Only(FedSGD("train"), "!*.running_*")
+    _, rough = attacked(attack, model, sample.batch, kept_back)
+    assert sum(exact.trace["certified"]) >= 4
+    assert wrong(exact, sample.x) == 0
+    assert wrong(rough, sample.x) == 0
+    assert int((psnr(exact, sample) > 60).sum()) > int((psnr(rough, sample) > 60).sum())
+    assert float(psnr(rough, sample).max()) > 15

@@ -1,16 +1,29 @@
 """Deep placement by parameters alone: earlier layers of a ResNet are set to hand the image on."""
 
-from dataclasses import dataclass
+from collections.abc import Mapping
+from dataclasses import dataclass, replace
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 
+from seepage.core import Model
 from seepage.errors import InvalidInput
+from seepage.tree import Tensors
 
-__all__ = ["Unpack", "carrier", "pack"]
+__all__ = ["Step", "Unpack", "carrier", "pack", "revealed", "unpack"]
 
 _SHIFT = 10.0  # added to every pixel, so that ReLU and max-pooling see positive numbers only
+
+
+@dataclass(frozen=True)
+class Step:
+    """One layer on the way: a packing of 2x2 squares, or a normalisation with its name."""
+
+    norm: str
+    channels: int
+    places: int
+    """Positions in each channel behind it."""
 
 
 @dataclass(frozen=True)
@@ -19,19 +32,47 @@ class Unpack:
 
     features: tuple[int, int, int]
     image: tuple[int, int, int]
-    packed: int
-    """How many times a 2x2 square of pixels was packed into channels."""
+    steps: tuple[Step, ...]
+    statistics: Mapping[str, tuple[Tensor, Tensor]] | None = None
+    """In train mode, by what mean and deviation each normalisation divided its channels."""
 
     def __call__(self, features: Tensor) -> Tensor:
-        """Undo the shift and the packing; enlarge where a pooling stem lost resolution."""
-        channels = self.image[0] * 4**self.packed
-        x = features.reshape(-1, *self.features)[:, :channels] - _SHIFT
-        for _ in range(self.packed):
-            x = unpack(x)
+        """Undo each step, last first; enlarge where a pooling stem lost resolution."""
+        x = features.reshape(-1, *self.features)
+        x = x[:, : self.steps[-1].channels]
+        for step in reversed(self.steps):
+            if not step.norm:
+                x = unpack(x)
+            elif self.statistics is not None:
+                mean, deviation = (s.to(x).view(-1, 1, 1) for s in self.statistics[step.norm])
+                x = (x - _SHIFT) * deviation + mean
+        x = x - _SHIFT if self.statistics is None else x
         if x.shape[1:] != self.image:
             size = self.image[1:]
             x = nn.functional.interpolate(x, size, mode="bicubic", align_corners=False)
         return x.flatten(1)
+
+
+def revealed(unpack: Unpack, model: Model, after: Tensors, n: int) -> Unpack:
+    """The same, knowing what batch statistics moved the running ones: m = r - (r - r') / momentum.
+
+    `after` are the running statistics after one step of n examples in train mode. PyTorch keeps
+    the unbiased variance and divides by the biased one.
+    """
+    found = {}
+    for step in unpack.steps:
+        if step.norm:
+            norm: Any = model.module.get_submodule(step.norm)
+            mean, variance = (
+                model.buffers[f"{step.norm}.{leaf}"].double()
+                - (model.buffers[f"{step.norm}.{leaf}"] - after[f"{step.norm}.{leaf}"]).double()
+                / norm.momentum
+                for leaf in ("running_mean", "running_var")
+            )
+            count = n * step.places
+            biased = variance[: step.channels] * (count - 1) / count
+            found[step.norm] = (mean[: step.channels], (biased + norm.eps).sqrt())
+    return replace(unpack, statistics=found)
 
 
 def pack(x: Tensor) -> Tensor:
@@ -71,17 +112,20 @@ def carrier(module: nn.Module, at: str, probe: Tensor) -> Unpack:
         )
     before = blocks if at == "avgpool" else blocks[: _first(blocks, at)]
     with torch.no_grad():
-        packed, channels = 0, probe.shape[1]
-        _stem(module, channels)
-        for name in before:
-            halves = _through(module.get_submodule(name), channels)
-            packed, channels = packed + halves, channels * 4**halves
-        x = probe
-        for name in ("conv1", "bn1", "relu", "maxpool", *before):
+        _stem(module, probe.shape[1])
+        x = module.get_submodule("conv1")(probe)
+        steps = [Step("bn1", probe.shape[1], x[0, 0].numel())]
+        for name in ("bn1", "relu", "maxpool"):
             x = module.get_submodule(name)(x)
+        for name in before:
+            halves = _through(module.get_submodule(name), steps[-1].channels)
+            x = module.get_submodule(name)(x)
+            if halves:
+                size = 4 * steps[-1].channels, x[0, 0].numel()
+                steps += [Step(norm, *size) for norm in ("", f"{name}.bn1", f"{name}.bn2")]
     features: Any = tuple(x.shape[1:])
     image: Any = tuple(probe.shape[1:])
-    return Unpack(features, image, packed)
+    return Unpack(features, image, tuple(steps))
 
 
 def _first(blocks: list[str], at: str) -> int:

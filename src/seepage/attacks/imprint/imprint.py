@@ -1,6 +1,5 @@
 """The imprint attack: a server that sorts examples into bins and reads each bin's gradient."""
 
-from collections.abc import Callable
 from dataclasses import replace
 from typing import Literal
 
@@ -9,15 +8,17 @@ from torch import Generator, Tensor, nn
 
 from seepage.attacks.imprint import edges, invert
 from seepage.attacks.imprint.block import Add, Notes, Replace, Rows, gradients
+from seepage.attacks.imprint.carry import Unpack, revealed
 from seepage.attacks.imprint.peel import on_grid, peel
 from seepage.attacks.imprint.placement import Site, site
 from seepage.checks import at_least, one_of, positive
-from seepage.core import Model, Observation, Reconstruction
+from seepage.core import Batch, Model, Observation, Reconstruction
 from seepage.errors import InvalidInput
 from seepage.tree import check_finite
 from seepage.values import value
 
 Public = Tensor | tuple[float, float] | None
+_AS_BATCH = 128  # public samples that stand for a batch in train mode
 _STAND_IN = 4096  # points that stand for a normal law where only its mean and std are known
 
 
@@ -85,6 +86,7 @@ class Imprint:
 
     def __call__(self, seen: Observation, rng: Generator) -> Reconstruction:
         weight, bias, notes = gradients(seen)
+        notes = _as_trained(seen, notes, self.public, rng)
         several = len(notes.measures) > 1
         found = (
             peel((weight, bias), notes, seen.n, nested=True, rule=on_grid(notes))
@@ -97,7 +99,7 @@ class Imprint:
         rows = len(weight)
         if self.connection == "add":
             return Add(self.out / rows, fired.mean(0))
-        replaced = _blank(rows, weight.shape[1], bias=False)
+        replaced = nn.Linear(rows, weight.shape[1], bias=False)
         nn.init.constant_(replaced.weight, self.out / rows * float(notes.spread.mean()))
         return Replace(replaced)
 
@@ -159,15 +161,40 @@ def along(h: Tensor | tuple[float, float], p: int) -> Tensor | tuple[float, floa
 
 def linear(weight: Tensor, bias: Tensor) -> nn.Linear:
     """An ordinary layer with these weights."""
-    layer = _blank(weight.shape[1], len(weight), bias=True)
+    layer = nn.Linear(weight.shape[1], len(weight))
     layer.weight.data, layer.bias.data = weight, bias
     return layer
 
 
-def _blank(inputs: int, outputs: int, bias: bool) -> nn.Linear:
-    # Initial weights would be drawn from the global generator.
-    make: Callable[..., nn.Linear] = nn.utils.skip_init
-    return make(nn.Linear, inputs, outputs, bias=bias)
+def _as_trained(seen: Observation, notes: Notes, public: Public, rng: Generator) -> Notes:
+    """Where the client normalises by its batch, carried images come out standardised.
+
+    An update that carries the running statistics tells by what; otherwise a batch of public
+    samples is the best guess there is, and too rough for a certificate.
+    """
+    decode = notes.reader.decode
+    if not isinstance(decode, Unpack) or not is_training(seen.client):
+        return notes
+    model, n = seen.model, seen.n or 1
+    # Statistics that one batch did not move are not in an update: they are as they were.
+    if f"{decode.steps[0].norm}.running_mean" in seen.update:
+        after = {k: b - seen.update.get(k, 0) for k, b in model.buffers.items()}
+    elif isinstance(public, Tensor):
+        some = public[:_AS_BATCH].to(next(iter(model.params.values())))
+        labels = torch.zeros(len(some), dtype=torch.long, device=model.device)
+        after, n = dict(model.step(model.params, Batch(some, labels), "train", rng)[1]), len(some)
+    else:
+        return notes
+    return replace(notes, reader=replace(notes.reader, decode=revealed(decode, model, after, n)))
+
+
+def is_training(client: object) -> bool:
+    """Whether the client, or one that it wraps, is believed to run in train mode."""
+    while client is not None:
+        if getattr(client, "mode", None) == "train":
+            return True
+        client = getattr(client, "inner", None)
+    return False
 
 
 def crafted_rows(
