@@ -1,5 +1,6 @@
 """The imprint attack: a server that sorts examples into bins and reads each bin's gradient."""
 
+from collections.abc import Callable
 from dataclasses import replace
 from typing import Literal
 
@@ -99,7 +100,7 @@ class Imprint:
         rows = len(weight)
         if self.connection == "add":
             return Add(self.out / rows, fired.mean(0))
-        replaced = nn.Linear(rows, weight.shape[1], bias=False)
+        replaced = _blank(rows, weight.shape[1], bias=False)
         nn.init.constant_(replaced.weight, self.out / rows * float(notes.spread.mean()))
         return Replace(replaced)
 
@@ -161,9 +162,15 @@ def along(h: Tensor | tuple[float, float], p: int) -> Tensor | tuple[float, floa
 
 def linear(weight: Tensor, bias: Tensor) -> nn.Linear:
     """An ordinary layer with these weights."""
-    layer = nn.Linear(weight.shape[1], len(weight))
+    layer = _blank(weight.shape[1], len(weight), bias=True)
     layer.weight.data, layer.bias.data = weight, bias
     return layer
+
+
+def _blank(inputs: int, outputs: int, bias: bool) -> nn.Linear:
+    # Initial weights would be drawn from the global generator.
+    make: Callable[..., nn.Linear] = nn.utils.skip_init
+    return make(nn.Linear, inputs, outputs, bias=bias)
 
 
 def _as_trained(seen: Observation, notes: Notes, public: Public, rng: Generator) -> Notes:
