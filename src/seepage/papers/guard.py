@@ -13,7 +13,7 @@ import torch
 from torch import nn
 
 from seepage import zoo
-from seepage.attacks import Imprint, OneShot, SparseImprint, Trap
+from seepage.attacks import Counted, Imprint, OneShot, SparseImprint, Trap
 from seepage.attacks.imprint.placement import disarmed
 from seepage.core import Attack, Batch, Model, stream
 from seepage.guard import Report, Scan, SelfAudit
@@ -135,6 +135,7 @@ def _attacks(public: torch.Tensor) -> dict[str, Attack]:
         "imprint, fine, permuted": Imprint(permute=True, public=public),
         "imprint, avg, decoys": Imprint(measure="avg", decoys=32, permute=True, public=public),
         "imprint, 3 directions": Imprint(directions=3, public=public),
+        "counted, 3 directions": Counted(public=public),
         "sparse, bias": SparseImprint(measure="avg", offset="bias", public=public),
         "sparse, buffer": SparseImprint(measure="avg", offset="buffer", public=public),
         "sparse, frozen": SparseImprint(public=public),
