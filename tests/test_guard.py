@@ -13,6 +13,7 @@ from seepage.core import Batch, Model, observe, stream
 from seepage.errors import InvalidInput, SeepageError
 from seepage.forms import Column, Images, Table
 from seepage.guard import Guarded, Refused, Scan, SelfAudit, scan, self_audit
+from seepage.guard.narrow import narrowest
 from seepage.guard.scan import duplicates, rank, reach
 from seepage.guard.self_audit import isolated, signal
 
@@ -217,3 +218,25 @@ def test_guards_work_on_tables() -> None:
 def test_limits_must_be_positive(make: Any) -> None:
     with pytest.raises(InvalidInput, match="must be"):
         make()
+
+
+def test_a_bin_far_narrower_than_a_batch_is_found_by_the_clients_own_law() -> None:
+    attack = OneShot(n=4000, rows="pair", measure="randn", public=PUBLIC.x)
+    report = self_audit(crafted(attack), SAMPLE.batch)
+    (narrow,) = [f for f in report.findings if f.check == "narrow"]
+    assert narrow.layer == "block.linear"
+    assert narrow.rows == (0, 1)
+    # The server asked for 1/4000; the client sees it through its own photographs.
+    assert 1 / 20000 < narrow.figure < 1 / 800
+    honest = self_audit(SAMPLE.model(net(0)), SAMPLE.batch)
+    assert all(figures["narrowest bin"] == 1 for figures in honest.figures.values())
+
+
+def test_the_narrowest_bin_of_parallel_rows_by_closed_form() -> None:
+    x = torch.randn(4000, 3, generator=stream(0, "x"), dtype=torch.float64)
+    w = torch.tensor([0.6, 0.8, 0.0])
+    weight = torch.stack([w, 2 * w, -3 * w, torch.tensor([1.0, 0.0, 0.0])])
+    bias = -torch.tensor([0.0, 2 * 0.1, -3 * 1.0, 0.0])
+    mass, rows = narrowest(weight, bias, x)
+    assert rows == (0, 1)
+    assert mass == pytest.approx(0.0398, rel=0.1)

@@ -10,6 +10,7 @@ from torch import Tensor, nn
 from seepage.checks import positive
 from seepage.core import Batch, Model
 from seepage.guard.findings import Finding, Report
+from seepage.guard.narrow import narrowest
 from seepage.values import value
 
 __all__ = ["SelfAudit", "isolated", "self_audit", "signal"]
@@ -20,8 +21,8 @@ _LEFT = 1e-4  # of a row: what a difference must leave to be more than rounding
 _SAMPLED = 512  # rows; pairs cost their square
 
 BLIND = (
-    "an example that only this round's weights miss: a bin of mass 1/n is empty in most batches "
-    "(one-shot), so a clean batch says nothing about the next",
+    "a single clamped row (one-shot): it is empty in most batches, so a clean batch says nothing "
+    "about the next; two parallel rows are seen by the narrow bin between them",
     "convolutions and layers applied at each position: only layers that see an example as one "
     "vector are audited",
     "intent: well-trained honest networks isolate examples too, and that leak is as real; at 8 "
@@ -38,17 +39,20 @@ class SelfAudit:
     C_it = |D_it| |x_t| is what example t puts into row i. Row i gives t away where t holds 95 % of
     it; rows i and j give t away where D_i - m D_j, m the median ratio over examples active in
     both, leaves 95 % to t. `isolated` and `rare` are the shares of examples given away, and of
-    rows firing for at most four, from which on it is a finding.
+    rows firing for at most four, from which on it is a finding. `narrow` is the mass of a bin
+    between parallel rows, times the batch's size, below which it waits for one example of many
+    batches: where the figure is p, a sum over 1/p examples isolates one in 1/e of rounds.
 
     D-SNR: max_t |g_t| / sum of the others (Garov et al. 2023, arXiv 2306.03013).
     """
 
     isolated: float = 0.27
     rare: float = 0.5
+    narrow: float = 0.1
 
     def __post_init__(self) -> None:
-        positive("SelfAudit.isolated", self.isolated)
-        positive("SelfAudit.rare", self.rare)
+        for name in ("isolated", "rare", "narrow"):
+            positive(f"SelfAudit.{name}", getattr(self, name))
 
     def __call__(self, model: Model, batch: Batch) -> Report:
         findings: list[Finding] = []
@@ -66,12 +70,20 @@ class SelfAudit:
                 )
             if rare > self.rare and n > 4:
                 findings.append(Finding("rare", layer, (), rare, self.rare, _RARE))
+            mass, between = _narrowest(model, layer, x)
+            figures[layer]["narrowest bin"] = mass
+            if mass < self.narrow / n:
+                findings.append(Finding("narrow", layer, between, mass, self.narrow / n, _NARROW))
         return Report(tuple(findings), figures, BLIND, tuple(sorted(union)))
 
 
 _ISOLATED = (
     "This share of your {n} examples stands alone in a row, or in the difference of two rows, of "
     "the update: whoever receives it divides by the bias and has them."
+)
+_NARROW = (
+    "This is the share of examples like yours that fall between two parallel rows: far less than "
+    "one a batch, so they wait for one example out of many batches."
 )
 _RARE = "Most rows fire for at most four of your examples, as rows tuned to the batch size do."
 
@@ -131,6 +143,14 @@ def _alone_in_pairs(d: Tensor, i: int, length: Tensor, size: float) -> set[int]:
     rest = (d[i] - middle[usable, None] * d[usable]).abs() * length
     rest = rest[rest.sum(1) > _LEFT * size]
     return _alone(rest) if len(rest) else set()
+
+
+def _narrowest(model: Model, layer: str, x: Tensor) -> tuple[float, tuple[int, ...]]:
+    prefix = f"{layer}." if layer else ""
+    weight, bias = (model.state.get(prefix + leaf) for leaf in ("weight", "bias"))
+    if weight is None or bias is None or len(x) < 2:
+        return 1.0, ()
+    return narrowest(weight.detach(), bias.detach(), x)
 
 
 def _rare(z: Tensor) -> float:

@@ -20,7 +20,7 @@ from seepage.guard import Report, Scan, SelfAudit
 from seepage.papers.claims import Claim
 
 _SIZE, _CLASSES, _N = 32, 8, 64
-_CHECKS = ("rank", "duplicates", "reach", "isolated", "rare")
+_CHECKS = ("rank", "duplicates", "reach", "isolated", "rare", "narrow")
 
 
 @dataclass(frozen=True)

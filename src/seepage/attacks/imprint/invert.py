@@ -60,6 +60,8 @@ def invert(weight: Tensor, bias: Tensor, notes: Notes, keep: int | None) -> Foun
     measure = notes.measures[0].to(weight)
     seen = [_glimpse(i, differences[i], _difference(weight, rows, i), measure, notes) for i in live]
     seen = [g for g in seen if g.size > 0]
+    if not seen:
+        return empty(weight)
     seen.sort(key=lambda g: (not _inside(g, notes, rows), -g.size))
     return _found(seen[:keep], weight, rows, notes, len(live))
 

@@ -78,7 +78,7 @@ def peel(
 
 def _bins(rows: tuple[Tensor, Tensor], notes: Notes, nested: bool) -> _Bins:
     """Every direction's bins in double precision: of nested rows, differences of neighbours."""
-    weight, bias = rows
+    weight, bias = (tensor.detach().cpu() for tensor in rows)
     cells, index = [], []
     for p in range(len(notes.measures)):
         own = torch.nonzero(notes.direction == p).flatten()
