@@ -62,10 +62,12 @@ def test_the_embedding_rows_of_several_sentences_tell_which_token_stands_where()
     model, batch = encoder(3, torch.float64)
     found = EmbeddingRows()(watched(model, batch), stream(0, "attack"))
     assert found.note.startswith("not recovered: order within sentences not determined")
-    told = {(t, p) for t, p, _ in found.trace["pairs"]}
-    truth = {(t, p) for row in batch.x.tolist() for p, t in enumerate(row) if t}
-    assert len(told & truth) / len(truth) > 0.8
-    assert len(told & truth) / len(told) > 0.8
+    weights, tokens = found.trace["weights"], found.trace["tokens"]
+    places = {t: set((batch.x == t).nonzero()[:, 1].tolist()) for t in tokens}
+    single = [t for t in tokens if len(places[t]) == 1]
+    right = [int(weights[tokens.index(t)].argmax()) in places[t] for t in single]
+    assert len(single) > 5
+    assert all(right)
 
 
 def test_embedding_rows_refuse_frozen_and_tied_tables() -> None:
