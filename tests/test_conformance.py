@@ -98,6 +98,10 @@ ATTACKS: dict[str, tuple[Attack, Callable[..., Setting]]] = {
     "EmbeddingRows": (attacks.EmbeddingRows(), tokens),
     "TokenSpan": (attacks.TokenSpan(budget=300), tokens),
     "TokenSpan without rows": (attacks.TokenSpan(budget=300, rows=False), tokens),
+    "Lamp": (
+        attacks.Lamp(starts=2, steps=12, every=5, proposals=3),
+        tokens,
+    ),
     "Restarts": (attacks.Restarts(attacks.Invert(steps=3), 2), smooth),
 }
 DEFENSES: dict[str, Client] = {
@@ -141,7 +145,8 @@ def answered(attack: Attack, setting: Setting, spoil: bool = False) -> dict[str,
     batch = Batch(batch.x.clone(), None if batch.y is None else batch.y.clone())
     craft = getattr(attack, "craft", None)
     model = model if craft is None else craft(model, stream(5, "craft"))
-    seen = observe(model, batch, client, stream(5, "client"))
+    told = ("n", "y") if isinstance(attack, attacks.Lamp) else ("n",)
+    seen = observe(model, batch, client, stream(5, "client"), tell=told)
     before = fingerprint(seen)
     if spoil:
         batch.x.fill_(torch.nan if batch.x.is_floating_point() else 3)

@@ -43,7 +43,19 @@ from seepage.attacks.matching import (
 from seepage.attacks.moments import Moments
 from seepage.attacks.rgap import RGap
 from seepage.attacks.span import Span
-from seepage.attacks.text import Anatomy, EmbeddingRows, TokenSpan
+from seepage.attacks.text import (
+    Anatomy,
+    Bigram,
+    Descent,
+    EmbeddingRows,
+    Lamp,
+    TokenSpan,
+    lamp_cos,
+    lamp_l1l2,
+    tag_scaled,
+    text_dlg,
+    text_tag,
+)
 
 __all__ = [
     "Adam",
@@ -51,6 +63,7 @@ __all__ = [
     "Anatomy",
     "BatchStats",
     "BiasRatio",
+    "Bigram",
     "Box",
     "Chance",
     "ClassMean",
@@ -58,6 +71,7 @@ __all__ = [
     "Counted",
     "Counts",
     "DeepImage",
+    "Descent",
     "EitherMode",
     "EmbeddingRows",
     "Features",
@@ -72,6 +86,7 @@ __all__ = [
     "L2Prior",
     "LBFGS",
     "LM",
+    "Lamp",
     "Learned",
     "Likelihood",
     "Moments",
@@ -98,7 +113,12 @@ __all__ = [
     "dlg",
     "idlg",
     "inverting_gradients",
+    "lamp_cos",
+    "lamp_l1l2",
     "modern",
     "see_through",
     "tag",
+    "tag_scaled",
+    "text_dlg",
+    "text_tag",
 ]

@@ -74,6 +74,12 @@ def moved(seen: Observation) -> Rows:
     return Rows(tokens[real], word[real], places - anatomy.offset, positions)
 
 
+def moved_places(seen: Observation) -> Tensor:
+    """The places that any sentence reaches, by the rows of the position table."""
+    anatomy = anatomy_of(seen.model)
+    return _moved(seen.update[anatomy.position])[0] - anatomy.offset
+
+
 def pairs(rows: Rows) -> dict[str, Any]:
     """How surely each token stands at each place: C of word^T C = pos^T, entries above 0.2."""
     if rows.positions is None or len(rows.tokens) >= rows.word.shape[1]:

@@ -104,9 +104,9 @@ def layers_of(seen: Observation, network: Network) -> Layers:
             f"the classifier has {len(rows)} classes, and this solution knows 2: the slope of one "
             "logit is then that of the other, negated. Use pooled_span() to test sentences."
         )
-    gradients = [seen.update[name].double() for name in names]
-    state = [network.state[name].double() for name in names[:2]]
-    return Layers(*state, rows[1] - rows[0], gradients[0], gradients[1], gradients[2][1])
+    weight, bias = (network.state[name].double() for name in names[:2])
+    moved, shifted, read = (seen.update[name].double() for name in names)
+    return Layers(weight, bias, rows[1] - rows[0], moved, shifted, read[1])
 
 
 def _single(layers: Layers) -> States:
@@ -170,7 +170,8 @@ class _Problem:
         """The best l for given states: the equations are linear in it."""
         each = torch.eye(len(states), dtype=states.dtype, device=states.device)
         columns = [self._joined(self._simulated(states, one)) for one in each]
-        return torch.linalg.pinv(torch.stack(columns, 1)) @ self.observed
+        found: Tensor = torch.linalg.pinv(torch.stack(columns, 1)) @ self.observed
+        return found
 
     def _simulated(self, states: Tensor, slopes: Tensor) -> tuple[Tensor, Tensor, Tensor]:
         active = torch.tanh(self.weight @ states.T + self.bias[:, None])
