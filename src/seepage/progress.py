@@ -1,6 +1,6 @@
 """A bar for long runs, on a terminal: what is being done, and how long is left."""
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from typing import TYPE_CHECKING
 
@@ -10,7 +10,7 @@ from seepage.values import describe
 if TYPE_CHECKING:
     from rich.progress import Progress as Bar
 
-__all__ = ["doing", "trials", "waiting"]
+__all__ = ["counted", "doing", "trials", "waiting"]
 
 _WIDEST = 60
 
@@ -31,6 +31,14 @@ def waiting(text: str) -> Iterator[None]:
     with _bar() as bar:
         bar.add_task(_short(text), total=None)
         yield
+
+
+@contextmanager
+def counted(text: str) -> Iterator[Callable[[int, int], None]]:
+    """A bar for one piece of work that tells how much of it is done, of how much."""
+    with _bar() as bar:
+        task = bar.add_task(_short(text), total=None)
+        yield lambda done, total: bar.update(task, completed=done, total=total)
 
 
 def doing(step: Step) -> str:
