@@ -70,7 +70,7 @@ def audit(
     batches = batches_of(data, plan)
     known = model_of(model, batches[0], loss)
     for batch in batches:
-        _check(known.form, batch)
+        check(known.form, batch)
     trials = planned(known, batches, clients, attacks or defaults(known), plan)
     store = Store.of(plan.store)
     with progress.trials() if plan.progress is None else nullcontext(plan.progress) as tell:
@@ -195,7 +195,8 @@ def _answer(model: Model, x: Tensor) -> Tensor:
     return output
 
 
-def _check(form: Form, batch: Batch) -> None:
+def check(form: Form, batch: Batch) -> None:
+    """Demand examples and labels as the form of the model says."""
     if tuple(batch.x.shape[1:]) != form.shape:
         raise InvalidInput(
             f"x has shape {tuple(batch.x.shape)}, and the form {type(form).__name__} of the model "

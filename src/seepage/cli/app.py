@@ -5,28 +5,9 @@ from typing import Annotated
 
 import typer
 
+from seepage.cli import checking
 from seepage.cli.guarded import guarded
-
-Models = Annotated[
-    str,
-    typer.Option(
-        "--model",
-        help="file.py:function or package.module:function that returns a seepage.Model, or "
-        "(module, loss, form).",
-    ),
-]
-Out = Annotated[Path | None, typer.Option("--out", help="Where to write.")]
-Workers = Annotated[int, typer.Option(min=1, help="Processes that run trials at the same time.")]
-Threads = Annotated[int, typer.Option(min=1, help="Threads of each process.")]
-AsJson = Annotated[bool, typer.Option("--json", help="Print the summary as JSON, nothing else.")]
-FailAbove = Annotated[
-    str | None,
-    typer.Option(
-        "--fail-above",
-        metavar="recovered=SHARE",
-        help="Exit with code 1 if a larger share of some batch was recovered.",
-    ),
-]
+from seepage.cli.options import AsJson, FailAbove, Models, Threads, Workers
 
 app = typer.Typer(
     name="seepage",
@@ -144,6 +125,10 @@ def attack(  # noqa: PLR0913, PLR0917 (an option each)
 
     known = attacking.Known(update, model, params, client, n, labels)
     attacking.run(known, attack, seed, threads, out)
+
+
+for check in (checking.rank,):
+    app.command()(guarded(check))
 
 
 @app.command()

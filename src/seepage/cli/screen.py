@@ -1,20 +1,27 @@
 """What a person sees while a command runs: progress on stderr, results on stdout."""
 
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 
 from rich.console import Console
 
 from seepage import progress
-from seepage.progress import waiting
+from seepage.progress import counted, waiting
 from seepage.trials import Progress
 
-__all__ = ["note", "out", "trials", "waiting"]
+__all__ = ["counted", "lines", "note", "out", "trials", "waiting"]
 
 
 def out() -> Console:
     """Where results go."""
     return Console()
+
+
+def lines(texts: Iterable[str]) -> None:
+    """Results in words: wrapped on a terminal, a line each in a file."""
+    console = out()
+    for text in texts:
+        console.print(text, markup=False, highlight=False, soft_wrap=not console.is_terminal)
 
 
 def note(text: str) -> None:

@@ -1,0 +1,65 @@
+"""Pictures that commands write beside what they print."""
+
+import math
+from pathlib import Path
+from typing import Any
+
+from seepage.analysis.rank import Exposure, Spectrum
+
+_ACCENT, _ALARM, _SOFT = "#0b6b74", "#a3341a", "#566166"
+
+
+def equations(exposure: Exposure, path: Path) -> None:
+    """Unknowns of each layer beside the equations that it has of its own."""
+    rows = exposure.rows
+    figure, axes = _figure(max(5.0, 1.6 * len(rows)))
+    places = range(len(rows))
+    known = [row.rank for row in rows]
+    axes.bar(places, [row.unknowns for row in rows], 0.7, color="none", edgecolor=_SOFT)
+    axes.bar(places, known, 0.7, color=[_ALARM if r.deficit == 0 else _ACCENT for r in rows])
+    for place, row in zip(places, rows, strict=True):
+        said = "all fixed" if row.deficit == 0 else f"{row.deficit:,}"
+        axes.annotate(said, (place, row.unknowns), (0, 3), textcoords="offset points", ha="center")
+    axes.set_xticks(list(places), [_short(row.name) for row in rows])
+    axes.set_ylabel("unknowns of the layer's input")
+    axes.set_title("Filled: fixed by the layer's own equations; outline: all unknowns", fontsize=10)
+    axes.set_ylim(0, 1.12 * max(row.unknowns for row in rows))
+    figure.savefig(path, dpi=150)
+
+
+def spectrum(found: Spectrum, noise: float, path: Path) -> None:
+    """Singular values of the gradient's derivative, and what the noise hides of them."""
+    figure, axes = _figure(7.0)
+    values = found.values.clamp(min=float(found.values.max()) * 1e-16)
+    axes.semilogy(range(1, len(values) + 1), values.tolist(), color=_ACCENT, linewidth=1.8)
+    hidden = 10 * noise * found.length / math.sqrt(found.entries)
+    if hidden > 0:
+        axes.axhline(hidden, color=_ALARM, linewidth=1, linestyle="--")
+        said = f"noise {noise:g}: below, a tenth of the range is hidden"
+        axes.annotate(said, (1, hidden), (4, 4), textcoords="offset points", color=_ALARM)
+    if found.rank < found.unknowns:
+        axes.axvline(found.rank + 0.5, color=_SOFT, linewidth=1, linestyle=":")
+        axes.annotate(
+            f"{found.unknowns - found.rank:,} directions stay open",
+            (found.rank, float(values[0])),
+            (-4, -10),
+            textcoords="offset points",
+            ha="right",
+            color=_SOFT,
+        )
+    axes.set_xlabel("direction of the input, clearest first")
+    axes.set_ylabel("change of the gradient per change of the input")
+    figure.savefig(path, dpi=150)
+
+
+def _figure(width: float) -> tuple[Any, Any]:
+    from matplotlib.figure import Figure
+
+    figure = Figure(figsize=(min(width, 14.0), 4.2), layout="constrained")
+    axes = figure.subplots()
+    axes.spines[["top", "right"]].set_visible(False)
+    return figure, axes
+
+
+def _short(name: str) -> str:
+    return name if len(name) <= 18 else f"{name[:17]}…"
