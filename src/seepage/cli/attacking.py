@@ -14,7 +14,7 @@ from torch import Tensor
 
 from seepage import files
 from seepage.cli import loading, screen
-from seepage.core import Model, Observation, Reconstruction, stream
+from seepage.core import Observation, Reconstruction, stream
 from seepage.errors import Failed, InvalidInput, SeepageError
 from seepage.forms import Form, Images
 from seepage.store import plain
@@ -38,7 +38,7 @@ class Known:
         """The observation that this makes."""
         model = loading.whole_model(self.model)
         if self.params is not None:
-            model = _broadcast(model, self.params)
+            model = loading.broadcast(model, self.params)
         believed = None if self.client is None else loading.client(self.client)
         seen = Observation.load(self.update, model, believed)
         y = seen.y if self.labels is None else loading.labels(self.labels)
@@ -65,17 +65,6 @@ def run(known: Known, attack: str, seed: int, threads: int, out: Path) -> None:
     if answer.note:
         screen.out().print(answer.note, markup=False)
     screen.note(f"Written to {out}: {', '.join(written)}")
-
-
-def _broadcast(model: Model, path: Path) -> Model:
-    tensors, about = files.read(path)
-    if about:  # a saved observation holds them too
-        kept = [name for name in tensors if name.startswith(("params/", "buffers/"))]
-        tensors = {name.partition("/")[2]: tensors[name] for name in kept}
-    try:
-        return model.with_params(tensors)
-    except InvalidInput as error:
-        raise InvalidInput(f"{path}: {error}") from None
 
 
 def _write(answer: Reconstruction, seen: Observation, attack: str, out: Path) -> list[str]:

@@ -5,7 +5,7 @@ from typing import Annotated
 
 import typer
 
-from seepage.cli.options import AsJson, Data, Threads
+from seepage.cli.options import AsJson, Data, Models, Threads
 
 
 def rank(  # noqa: PLR0913, PLR0917 (an option each)
@@ -42,3 +42,22 @@ def rank(  # noqa: PLR0913, PLR0917 (an option each)
 
     asked = ranking.Asked(model, data, examples, noise, basis)
     ranking.run(asked, threads, out, json)
+
+
+def guard(
+    model: Models,
+    params: Annotated[
+        Path | None,
+        typer.Argument(help="The parameters received from the server. [default: those of --model]"),
+    ] = None,
+    data: Data = None,
+    batches: Annotated[
+        int, typer.Option(min=1, help="How many of your own batches to check, with --data.")
+    ] = 1,
+    threads: Threads = 1,
+    json: AsJson = False,
+) -> None:
+    """Look for signs that a received model was made to extract data; exit code 1 if any."""
+    from seepage.cli import guarding
+
+    guarding.run(guarding.Asked(params, model, data, batches), threads, json)

@@ -14,7 +14,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from seepage import expr
+from seepage import expr, files
 from seepage.core import Attack, Batch, Client, Model
 from seepage.errors import InvalidInput, SeepageError
 from seepage.forms import Images, Table, Tokens
@@ -61,6 +61,18 @@ def whole_model(text: str) -> Model:
         f"{text} returned a bare {type(made).__name__}, and what its inputs look like cannot be "
         "known. Return (module, loss, form)."
     )
+
+
+def broadcast(model: Model, path: Path) -> Model:
+    """The model with the parameters of a file: bare tensors, or a saved observation."""
+    tensors, about = files.read(path)
+    if about:  # a saved observation holds them too
+        kept = [name for name in tensors if name.startswith(("params/", "buffers/"))]
+        tensors = {name.partition("/")[2]: tensors[name] for name in kept}
+    try:
+        return model.with_params(tensors)
+    except InvalidInput as error:
+        raise InvalidInput(f"{path}: {error}") from None
 
 
 def examples(text: str) -> Tensor:
