@@ -127,7 +127,7 @@ def attack(  # noqa: PLR0913, PLR0917 (an option each)
     attacking.run(known, attack, seed, threads, out)
 
 
-for check in (checking.rank, checking.guard):
+for check in (checking.rank, checking.guard, checking.dp):
     app.command()(guarded(check))
 
 
