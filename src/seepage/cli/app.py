@@ -176,3 +176,24 @@ def reproduce(
         reproducing.show()
     else:
         reproducing.run(None if everything else name or [], quick, out)
+
+
+@app.command()
+@guarded
+def capture(
+    before: Annotated[
+        Path, typer.Argument(help="The state that was broadcast: .safetensors, .npz, .pt, .pth.")
+    ],
+    after: Annotated[Path, typer.Argument(help="The state that the client sent back.")],
+    out: Annotated[Path, typer.Option("--out", "-o", help="Where to write the update.")] = Path(
+        "update.safetensors"
+    ),
+    model: Annotated[
+        str | None,
+        typer.Option(help="As for attack: checks the states, and names arrays without names."),
+    ] = None,
+) -> None:
+    """Save what a client shared, the state before minus after, from files of any framework."""
+    from seepage.cli import capturing
+
+    capturing.run(before, after, model, out)

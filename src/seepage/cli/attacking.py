@@ -17,6 +17,7 @@ from seepage.cli import loading, screen
 from seepage.core import Observation, Reconstruction, stream
 from seepage.errors import Failed, InvalidInput, SeepageError
 from seepage.forms import Form, Images
+from seepage.integrations import protocol
 from seepage.store import plain
 from seepage.values import describe
 
@@ -40,12 +41,13 @@ class Known:
         if self.params is not None:
             model = loading.broadcast(model, self.params)
         believed = None if self.client is None else loading.client(self.client)
-        seen = Observation.load(self.update, model, believed)
+        seen = _trained(Observation.load(self.update, model, believed))
         y = seen.y if self.labels is None else loading.labels(self.labels)
         n = self.n or seen.n or (None if y is None else len(y))
         if y is not None and len(y) != n:
             raise InvalidInput(f"{len(y)} labels for n={n}. Give one for each example.")
-        return dataclasses.replace(seen, n=n, y=y)
+        seen = dataclasses.replace(seen, n=n, y=y)
+        return seen if believed or files.read(self.update)[1] else _inferred(seen)
 
 
 def run(known: Known, attack: str, seed: int, threads: int, out: Path) -> None:
@@ -65,6 +67,23 @@ def run(known: Known, attack: str, seed: int, threads: int, out: Path) -> None:
     if answer.note:
         screen.out().print(answer.note, markup=False)
     screen.note(f"Written to {out}: {', '.join(written)}")
+
+
+def _trained(seen: Observation) -> Observation:
+    """Without what did not change and is not trained: frozen parameters, idle statistics."""
+    params = seen.model.params
+    update = {name: u for name, u in seen.update.items() if name in params or bool(u.any())}
+    return dataclasses.replace(seen, update=update)
+
+
+def _inferred(seen: Observation) -> Observation:
+    """The protocol as the update itself shows it, with what had to be assumed printed."""
+    found = protocol.infer(seen, stream(0, "protocol"))
+    screen.note("Nobody said how this update was made. Read off it, or assumed:")
+    for line in (*found.assumptions, f"Believed: {describe(found.client)}"):
+        screen.note(f"- {line}")
+    y = found.y if seen.y is None else seen.y
+    return dataclasses.replace(seen, client=found.client, n=seen.n or found.n, y=y)
 
 
 def _write(answer: Reconstruction, seen: Observation, attack: str, out: Path) -> list[str]:

@@ -14,10 +14,11 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from seepage import expr, files
+from seepage import expr
 from seepage.core import Attack, Batch, Client, Model
 from seepage.errors import InvalidInput, SeepageError
 from seepage.forms import Images, Table, Tokens
+from seepage.integrations import checkpoints
 
 _HOW = "Write file.py:function, or package.module:function"
 
@@ -64,13 +65,10 @@ def whole_model(text: str) -> Model:
 
 
 def broadcast(model: Model, path: Path) -> Model:
-    """The model with the parameters of a file: bare tensors, or a saved observation."""
-    tensors, about = files.read(path)
-    if about:  # a saved observation holds them too
-        kept = [name for name in tensors if name.startswith(("params/", "buffers/"))]
-        tensors = {name.partition("/")[2]: tensors[name] for name in kept}
+    """The model with the parameters of a file: of any framework, or a saved observation."""
+    tensors = checkpoints.read(path)
     try:
-        return model.with_params(tensors)
+        return model.with_params(checkpoints.named(tensors, model.module.state_dict(), "the state"))
     except InvalidInput as error:
         raise InvalidInput(f"{path}: {error}") from None
 
