@@ -1,32 +1,35 @@
 # Each target makes or refreshes .venv by itself; nothing is installed again while nothing changed.
 PYTHON ?= python3
 BIN := .venv/bin
-READY := .venv/ready
+INSTALL := $(BIN)/python -m pip install --quiet --disable-pip-version-check \
+	--constraint constraints.txt --editable
 
 .PHONY: demo test check bench docs clean
 
-demo: $(READY)
+demo: .venv/demo
 	$(BIN)/seepage demo
 
 test: check
 	$(BIN)/python -m pytest -n 2 --dist worksteal
 
-check: $(READY)
+check: .venv/dev
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy
 
-bench: $(READY)
+bench: .venv/dev
 	@set -e; for file in benchmarks/*.py; do $(BIN)/python $$file; done
 
-docs: $(READY)
+docs: .venv/dev
 	$(BIN)/seepage reproduce --all --quick --out docs/reproduced
 
 clean:
 	rm -rf .venv runs dist
 
-$(READY): pyproject.toml constraints.txt
-	test -x $(BIN)/python || $(PYTHON) -m venv .venv
-	$(BIN)/python -m pip install --quiet --disable-pip-version-check \
-		--constraint constraints.txt --editable ".[dev]"
-	touch $(READY)
+.venv/bin/python:
+	$(PYTHON) -m venv .venv
+
+# The demo needs little; tests need every integration, and a browser (see .ci/run).
+.venv/demo .venv/dev: pyproject.toml constraints.txt | .venv/bin/python
+	$(INSTALL) ".[$(@F)]"
+	touch $@
