@@ -6,6 +6,7 @@ from torch import nn
 
 from seepage import tree, zoo
 from seepage.attacks import IDLG, Chance, Counts, Impact, Joint, Told, Yin, labels
+from seepage.attacks.head import head_of
 from seepage.attacks.labels import Rule
 from seepage.clients import FedAvg, FedSGD, Only
 from seepage.core import Batch, Client, Model, Observation, observe, stream
@@ -60,7 +61,7 @@ def test_the_identity_is_exact_with_the_true_prediction() -> None:
         rng = stream(seed, "data")
         x, y = torch.randn(32, 20, generator=rng), torch.randint(10, (32,), generator=rng)
         seen = observe(model, Batch(x, y), FedSGD(), stream(seed, "client"))
-        gradient = labels.head_of(seen).bias_gradient
+        gradient = head_of(seen).bias_gradient
         found = labels.rounded(32 * (labels.mean_prediction(seen, x) - gradient), 32)
         assert torch.equal(found, y.sort().values)
         assert labels.certainty(32 * (labels.mean_prediction(seen, x) - gradient)) < 1e-4

@@ -13,6 +13,7 @@ from torch import nn
 
 from seepage import zoo
 from seepage.attacks import Chance, Counts, Impact, Yin, labels
+from seepage.attacks.head import head_of
 from seepage.attacks.labels import Rule
 from seepage.clients import FedSGD
 from seepage.core import Batch, Observation, observe, stream
@@ -82,7 +83,7 @@ def _capped(rule: Rule, seen: Observation, n: int, seed: int) -> torch.Tensor:
 
 
 def _true(seen: Observation, batch: Batch) -> torch.Tensor:
-    head, n = labels.head_of(seen), len(batch)
+    head, n = head_of(seen), len(batch)
     predicted = labels.mean_prediction(seen, batch.x)
     gradient = head.bias_gradient
     assert gradient is not None

@@ -7,7 +7,7 @@ from typing import Literal, Protocol, runtime_checkable
 import torch
 from torch import Tensor
 
-from seepage.attacks.labels import head_of
+from seepage.attacks.head import head_of
 from seepage.attacks.matching.simulator import normalisations
 from seepage.checks import at_least, one_of
 from seepage.core import Observation
