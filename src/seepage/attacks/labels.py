@@ -18,6 +18,26 @@ from seepage.core import Batch, Observation
 from seepage.errors import InvalidInput
 from seepage.values import value
 
+__all__ = [
+    "IDLG",
+    "Chance",
+    "Counts",
+    "Head",
+    "Impact",
+    "Joint",
+    "Rule",
+    "Told",
+    "Yin",
+    "bias_gradient",
+    "certainty",
+    "chance",
+    "head_of",
+    "mean_prediction",
+    "overlap",
+    "recounted",
+    "rounded",
+]
+
 Guess = Literal["uniform", "noise", "features"]
 
 
