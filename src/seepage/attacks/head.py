@@ -3,10 +3,12 @@
 import math
 from dataclasses import dataclass
 
-from torch import Tensor
+import torch
+from torch import Generator, Tensor
 
+from seepage.attacks.units import noise
 from seepage.clients import FedAvg
-from seepage.core import Observation
+from seepage.core import Batch, Observation
 from seepage.errors import InvalidInput
 
 
@@ -56,3 +58,40 @@ def _step_length(seen: Observation) -> float:
             length *= client.lr * client.epochs * math.ceil(n / (client.batch_size or n))
         client = getattr(client, "inner", None)  # type: ignore[assignment]
     return length
+
+
+def mean_prediction(seen: Observation, x: Tensor) -> Tensor:
+    """The mean softmax over inputs."""
+    with torch.no_grad():
+        return seen.model.predict(x).softmax(-1).mean(0)
+
+
+def bias_gradient(seen: Observation, head: Head, rng: Generator) -> Tensor:
+    """gb, or where the layer has no bias sum_j gW_cj over the mean feature sum of random inputs."""
+    if head.bias_gradient is not None:
+        return head.bias_gradient.clone()
+    rows = matrix(head, "this rule").sum(1)
+    inputs = noise(seen.model.form, 16, rows, rng)
+    return rows / torch.stack([_feature_sum(seen, x[None], head) for x in inputs]).mean()
+
+
+def _feature_sum(seen: Observation, x: Tensor, head: Head) -> Tensor:
+    # The gradient of one example is an outer product: its row y is (p_y - 1) times the features.
+    leaf = head.weight.detach().requires_grad_()
+    label = torch.zeros(1, dtype=torch.long, device=x.device)
+    with torch.enable_grad():
+        risk = seen.model.risk({**seen.model.params, head.name: leaf}, Batch(x, label))
+    (gradient,) = torch.autograd.grad(risk, leaf)
+    off = mean_prediction(seen, x)[0] - 1
+    features: Tensor = gradient[0].sum() / off
+    return features
+
+
+def matrix(head: Head, rule: str) -> Tensor:
+    """The gradient of its weight, which the rule needs."""
+    if head.weight_gradient is None:
+        raise InvalidInput(
+            f"{rule} reads the gradient of '{head.name}', and the update does not hold it. "
+            "Use Counts(), which reads the bias."
+        )
+    return head.weight_gradient

@@ -11,10 +11,10 @@ from typing import Literal, Protocol
 import torch
 from torch import Generator, Tensor
 
-from seepage.attacks.head import Head, head_of
+from seepage.attacks.head import Head, bias_gradient, head_of, matrix, mean_prediction
 from seepage.attacks.units import noise
 from seepage.checks import one_of
-from seepage.core import Batch, Observation
+from seepage.core import Observation
 from seepage.errors import InvalidInput
 from seepage.values import value
 
@@ -82,7 +82,7 @@ class IDLG:
         head = head_of(seen)
         if head.bias_gradient is not None:
             return head.bias_gradient.argmin()[None]
-        return _matrix(head, "IDLG").sum(1).argmin()[None]
+        return matrix(head, "IDLG").sum(1).argmin()[None]
 
 
 @value
@@ -99,7 +99,7 @@ class Yin:
                 f"Yin names each class at most once, and n={n} is more than the {head.classes} "
                 "classes. Use Counts()."
             )
-        smallest = _matrix(head, "Yin").amin(1)
+        smallest = matrix(head, "Yin").amin(1)
         return smallest.argsort(stable=True)[:n].sort().values
 
 
@@ -172,12 +172,6 @@ class Joint:
                 f"Joint() searches class labels, and the form has {classes} classes."
             )
         return torch.randn((n, classes), generator=rng, dtype=torch.float64).to(like)
-
-
-def mean_prediction(seen: Observation, x: Tensor) -> Tensor:
-    """The mean softmax over inputs."""
-    with torch.no_grad():
-        return seen.model.predict(x).softmax(-1).mean(0)
 
 
 def rounded(expected: Tensor, n: int) -> Tensor:
@@ -259,27 +253,6 @@ def chance(n: int, classes: int) -> float:
     return classes / n * sum(sum(mass[k:]) ** 2 for k in range(1, n + 1))
 
 
-def bias_gradient(seen: Observation, head: Head, rng: Generator) -> Tensor:
-    """gb, or where the layer has no bias sum_j gW_cj over the mean feature sum of random inputs."""
-    if head.bias_gradient is not None:
-        return head.bias_gradient.clone()
-    rows = _matrix(head, "this rule").sum(1)
-    inputs = noise(seen.model.form, 16, rows, rng)
-    return rows / torch.stack([_feature_sum(seen, x[None], head) for x in inputs]).mean()
-
-
-def _feature_sum(seen: Observation, x: Tensor, head: Head) -> Tensor:
-    # The gradient of one example is an outer product: its row y is (p_y - 1) times the features.
-    leaf = head.weight.detach().requires_grad_()
-    label = torch.zeros(1, dtype=torch.long, device=x.device)
-    with torch.enable_grad():
-        risk = seen.model.risk({**seen.model.params, head.name: leaf}, Batch(x, label))
-    (gradient,) = torch.autograd.grad(risk, leaf)
-    off = mean_prediction(seen, x)[0] - 1
-    features: Tensor = gradient[0].sum() / off
-    return features
-
-
 def _explained(head: Head, n: int) -> Tensor:
     """Counts k >= 0 with (P - I)^T k = n gb and sum k = n, P_c the prediction at the mean feature.
 
@@ -292,7 +265,7 @@ def _explained(head: Head, n: int) -> Tensor:
         )
     gradient = head.bias_gradient
     safe = torch.where(gradient.abs() > 1e-12, gradient, 1e-12)
-    features = _matrix(head, "Counts(pbar='features')") / safe[:, None]
+    features = matrix(head, "Counts(pbar='features')") / safe[:, None]
     predicted = (features @ head.weight.T + head.bias).softmax(-1).double()
     rows = (predicted - torch.eye(head.classes, device=predicted.device)).T
     left = torch.cat([rows, torch.ones_like(rows[:1])]).cpu().numpy()
@@ -301,12 +274,3 @@ def _explained(head: Head, n: int) -> Tensor:
 
     found, _ = nnls(left, right)
     return torch.from_numpy(found).to(gradient.device)
-
-
-def _matrix(head: Head, rule: str) -> Tensor:
-    if head.weight_gradient is None:
-        raise InvalidInput(
-            f"{rule} reads the gradient of '{head.name}', and the update does not hold it. "
-            "Use Counts(), which reads the bias."
-        )
-    return head.weight_gradient
