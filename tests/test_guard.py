@@ -180,10 +180,23 @@ def test_guarded_refuses_before_anything_is_shared_and_otherwise_changes_nothing
     assert all(torch.equal(update[name], plain[name]) for name in plain)
 
 
-def test_a_guard_may_ask_its_own_update_too() -> None:
-    guarded = Guarded(FedSGD(), checks=(SelfAudit(),))
+def test_a_server_that_passes_the_scan_is_caught_by_the_clients_own_update() -> None:
+    attack = SparseImprint(bins=96, measure="avg", offset="buffer", public=PUBLIC.x)
+    model = crafted(attack)
+    rows = model.params["block.linear.weight"]
+    noise = torch.randn(rows.shape, generator=stream(0, "disturb")) / rows.shape[1] ** 0.5
+    disturbed = rows + 0.1 * noise * rows.norm(dim=1, keepdim=True)
+    adaptive = model.replaced({"block.linear.weight": disturbed})
+    assert scan(adaptive).findings == ()
     with pytest.raises(Refused, match="isolated"):
-        guarded(crafted(Imprint(bins=96, public=PUBLIC.x)), SAMPLE.batch, stream(0, "client"))
+        Guarded(FedSGD())(adaptive, SAMPLE.batch, stream(0, "client"))
+
+
+def test_few_examples_are_measured_and_not_judged() -> None:
+    model = SAMPLE.model(zoo.mlp(3072, 64, 10, seed=0))
+    report = self_audit(model, SAMPLE.batch[:1])
+    assert report.isolated == (0,)
+    assert report.findings == ()
 
 
 def test_reports_say_what_they_cannot_see_and_never_that_all_is_well() -> None:

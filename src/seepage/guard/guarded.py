@@ -7,6 +7,7 @@ from torch import Generator
 from seepage.core import Batch, Client, Model
 from seepage.guard.findings import Refused, Report
 from seepage.guard.scan import Scan
+from seepage.guard.self_audit import SelfAudit
 from seepage.tree import Tensors
 from seepage.values import value
 
@@ -23,7 +24,7 @@ class Check(Protocol):
 class Guarded:
     """u = inner(model, batch), or `Refused(findings)` where any check finds a reason.
 
-    `SelfAudit` is for batches of some dozens: a batch of one is given away by every model.
+    The scan alone is passed by servers that know it; the self-audit judges batches of at least 16.
 
     >>> from seepage import zoo
     >>> from seepage.clients import FedSGD
@@ -34,7 +35,7 @@ class Guarded:
     """
 
     inner: Client
-    checks: tuple[Check, ...] = (Scan(),)
+    checks: tuple[Check, ...] = (Scan(), SelfAudit())
 
     def __call__(self, model: Model, batch: Batch, rng: Generator) -> Tensors:
         findings = tuple(f for check in self.checks for f in check(model, batch).findings)

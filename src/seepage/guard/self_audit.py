@@ -25,8 +25,8 @@ BLIND = (
     "about the next; two parallel rows are seen by the narrow bin between them",
     "convolutions and layers applied at each position: only layers that see an example as one "
     "vector are audited",
-    "intent: well-trained honest networks isolate examples too, and that leak is as real; at 8 "
-    "examples honest and malicious models do not separate",
+    "intent: well-trained honest networks isolate examples too, and that leak is as real; of "
+    "batches under 16 examples honest and malicious models give away as many, so none is judged",
     "the gradient's signal-to-noise ratio (D-SNR) stays below .2 for imprints: it is printed, not "
     "judged",
 )
@@ -42,6 +42,8 @@ class SelfAudit:
     rows firing for at most four, from which on it is a finding. `narrow` is the mass of a bin
     between parallel rows, times the batch's size, below which it waits for one example of many
     batches: where the figure is p, a sum over 1/p examples isolates one in 1/e of rounds.
+    Batches of fewer than `least` examples are measured and not judged: there honest models give
+    away as many.
 
     D-SNR: max_t |g_t| / sum of the others (Garov et al. 2023, arXiv 2306.03013).
     """
@@ -49,6 +51,7 @@ class SelfAudit:
     isolated: float = 0.27
     rare: float = 0.5
     narrow: float = 0.1
+    least: int = 16
 
     def __post_init__(self) -> None:
         for name in ("isolated", "rare", "narrow"):
@@ -62,18 +65,19 @@ class SelfAudit:
         for layer, (x, z, d) in _traced(model, batch).items():
             given, rows = isolated(d, x)
             union |= given
+            mass, between = _narrowest(model, layer, x)
             share, rare = len(given) / n, _rare(z)
             figures[layer] = {"isolated": len(given), "rare": rare, "D-SNR": signal(d, x)}
-            if share > self.isolated:
+            figures[layer]["narrowest bin"] = mass
+            if mass < self.narrow / n:
+                limit = self.narrow / n
+                findings.append(Finding("narrow", layer, between, mass, limit, _NARROW))
+            if share > self.isolated and n >= self.least:
                 findings.append(
                     Finding("isolated", layer, rows, share, self.isolated, _ISOLATED.format(n=n))
                 )
-            if rare > self.rare and n > 4:
+            if rare > self.rare and n >= self.least:
                 findings.append(Finding("rare", layer, (), rare, self.rare, _RARE))
-            mass, between = _narrowest(model, layer, x)
-            figures[layer]["narrowest bin"] = mass
-            if mass < self.narrow / n:
-                findings.append(Finding("narrow", layer, between, mass, self.narrow / n, _NARROW))
         return Report(tuple(findings), figures, BLIND, tuple(sorted(union)))
 
 
