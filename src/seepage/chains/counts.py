@@ -2,7 +2,8 @@
 
 The equations of a convolution are W x = z and K(k) x = g. K falls into classes of pixels that the
 same offsets of the kernel reach: such a class has N pixels and m offsets, and O channels of k give
-at most min(N, O m) independent equations for them. For every pair of output channels
+at most min(N, O m) independent equations for them. Where windows do not overlap, one that sees v
+pixels gives at most min(O, C v) equations of W x = z. For every pair of output channels
 <W_o, g_o'> = <k_o', z_o>, so r = O min(O, hw) equations are said twice.
 
 The counts are upper bounds of the rank for a generic k (and usually equal to it).
@@ -24,17 +25,22 @@ class Shape:
     groups: int
     seen: int
     rank: int
+    outside: int
+    apart: int | None
 
     @property
     def repeated(self) -> int:
         """r: the equations that both halves of the system say."""
         own = self.outputs // self.groups
-        return self.groups * own * min(own, self.places)
+        # Kernels that depend on each other repeat W x = z itself, which `outside` has left out.
+        free = own if self.apart is None else min(own, self.apart)
+        return self.groups * own * min(free, self.places)
 
-    def count(self, outside: int, repeated: int) -> int:
-        """Independent equations, where `outside` many of W x = z are known."""
+    def count(self, known: int, repeated: int) -> int:
+        """Independent equations, where `known` entries of z are fixed."""
         if self.rank == self.seen:
             return self.channels * self.seen
+        outside = min(known, self.outside)
         return min(self.channels * self.seen, outside + self.channels * self.rank - repeated)
 
 
@@ -47,7 +53,14 @@ def shape_of(layer: Layer) -> Shape:
     pairs = [(n * p, m * q) for n, m in axes[0] for p, q in axes[1]]
     rank = sum(min(pixels, own * offsets) for pixels, offsets in pairs)
     seen = sum(pixels for pixels, _ in pairs)
-    return Shape(channels, outputs, places[0] * places[1], layer.window.groups, seen, rank)
+    groups = layer.window.groups
+    outside, apart = outputs * places[0] * places[1], None
+    # Only where no row of K repeats another, or the same equation would be left out twice.
+    if _apart(layer.window) and all(own * offsets <= pixels for pixels, offsets in pairs):
+        views = [_views(layer.window, axis, size[axis], places[axis]) for axis in (0, 1)]
+        each = [min(own, channels // groups * v * w) for v in views[0] for w in views[1]]
+        outside, apart = groups * sum(each), layer.weight[0].numel()
+    return Shape(channels, outputs, places[0] * places[1], groups, seen, rank, outside, apart)
 
 
 def layer_rank(layer: Layer) -> int:
@@ -58,7 +71,7 @@ def layer_rank(layer: Layer) -> int:
     if layer.window is None:
         return layer.unknowns
     shape = shape_of(layer)
-    return shape.count(shape.outputs * shape.places, shape.repeated)
+    return shape.count(shape.outside, shape.repeated)
 
 
 def network_ranks(chain: Chain) -> list[int]:
@@ -87,6 +100,20 @@ def _with_known(layer: Layer, shape: Shape, known: int, seen: int) -> int:
     if known < seen:
         repeated = max(least, repeated - (seen - known))
     return shape.count(known, repeated)
+
+
+def _apart(window: Window) -> bool:
+    """Whether no pixel lies in two windows."""
+    spans = [d * (k - 1) + 1 for d, k in zip(window.dilation, window.kernel, strict=True)]
+    return all(span <= stride for span, stride in zip(spans, window.stride, strict=True))
+
+
+def _views(window: Window, axis: int, size: int, places: int) -> list[int]:
+    """How many pixels each window sees along one axis."""
+    step, start = window.dilation[axis], -window.padding[axis]
+    firsts = [start + t * window.stride[axis] for t in range(places)]
+    offsets = [u * step for u in range(window.kernel[axis])]
+    return [sum(0 <= first + offset < size for offset in offsets) for first in firsts]
 
 
 def _axis(window: Window, axis: int, size: int, places: int) -> list[tuple[int, int]]:
