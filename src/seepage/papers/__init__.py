@@ -4,4 +4,4 @@ Each module of this folder is one paper: its docstring begins with the title, an
 `reproduce(quick, folder)` yields one `Claim` after another as they are found.
 """
 
-__all__ = []
+__all__ = ["liu2024", "wang2023"]

@@ -81,11 +81,19 @@ class Moments:
         rows, count = measured_rows(seen, stack, self.chunk), self.batch or seen.n
         check(rows, stack, count)
         plan = planned(coefficients(stack.activation.function, biases=rows.bias), self.order)
-        found = estimated(rows, stack.activation, plan, Wanted(count, self.refine), rng)
+        wanted = Wanted(count, self.refine)
         noise = noise_of(seen, rng).get(stack.head.weight, 0.0)
         expected = noise * math.sqrt(rows.gradient.numel()) / float(rows.gradient.norm())
         enough = max(_exact(seen), 1.1 * expected)
-        result = self._refined(rows, stack.activation, found, enough, rng)
+        visible, tried = rows.visible(), list[_Result]()
+        both = self.polish and len(visible) < len(rows)
+        for known in [rows, visible] if both else [rows]:
+            found = estimated(known, stack.activation, plan, wanted, rng)
+            found = replace(found, inside=visible.project(found.basis))
+            tried.append(self._refined(visible, stack.activation, found, enough, rng))
+            if tried[-1].holds:
+                break
+        result = min(tried, key=lambda one: one.residual)
         return _answer(seen, stack, rows, plan, result)
 
     def _refined(
@@ -141,7 +149,8 @@ def _factors(seen: Observation, stack: Stack, rows: Rows, fit: Fit, at: Unknown)
     """What the head's gradient leaves open without hidden biases: lengths, or signs."""
     if not bool(rows.bias.any()):
         if stack.activation.sloped is not None:
-            outputs = fit.curve.value.T @ weight_of(seen, stack.head).T
+            values = stack.activation.function(rows.project(fit.at.x.T))
+            outputs = values.T @ weight_of(seen, stack.head).T
             return lengths(seen, stack, at, outputs)
         if is_odd(stack.activation):
             return signs(at, seen.model.form)

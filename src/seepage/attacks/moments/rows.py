@@ -1,7 +1,7 @@
 """The hidden units, a chunk at a time: neither the weights nor their moments are ever held."""
 
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import torch
 from torch import Tensor
@@ -29,6 +29,18 @@ class Rows:
         for start in range(0, len(self), self.chunk):
             part = slice(start, min(start + self.chunk, len(self)))
             yield part, self.weight[part].to("cpu", torch.float64) / self.scale
+
+    def visible(self) -> "Rows":
+        """The units whose gradient is not exactly zero: pruning and dropout hide the others."""
+        shown = self.gradient.any(0)
+        if bool(shown.all()):
+            return self
+        return replace(
+            self,
+            gradient=self.gradient[:, shown],
+            weight=self.weight[shown.to(self.weight.device)],
+            bias=self.bias[shown],
+        )
 
     def project(self, columns: Tensor) -> Tensor:
         """U columns, (m, k)."""

@@ -31,7 +31,8 @@ def top(seen: Observation, hidden: Layer, state: State, given: Measured) -> Leve
     """The level that a solved pair of layers gives."""
     through = state.back * state.curve.slope
     inputs = state.at.x @ given.space.basis.T
-    return Level(inputs, through.T @ weight_of(seen, hidden), state.cost**0.5)
+    weight = weight_of(seen, hidden)[given.reached]
+    return Level(inputs, through.T @ weight, state.cost**0.5)
 
 
 def below(seen: Observation, layer: Layer, above: Level) -> Level | None:

@@ -17,6 +17,7 @@ class LayerInputs:
     `of(x)` computes the same features of a candidate, differentiably.
     """
 
+    layer: str
     values: Tensor
     of: Callable[[Tensor], Tensor]
     residual: float
@@ -31,5 +32,6 @@ def features(seen: Observation, rng: Generator, span: Span | None = None) -> Lay
     solved = answer.trace.get("residual", 1.0) <= answer.trace.get("enough", 0.0)
     if not solved:
         return None
-    read = inputs_of(seen.model, stack_of(seen.model).hidden)
-    return LayerInputs(answer.trace["features"], read, answer.trace["residual"])
+    hidden = stack_of(seen.model).hidden
+    read = inputs_of(seen.model, hidden)
+    return LayerInputs(hidden.name, answer.trace["features"], read, answer.trace["residual"])

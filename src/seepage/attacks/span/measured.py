@@ -2,12 +2,11 @@
 
 import dataclasses
 import math
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import torch
 from torch import Generator, Tensor
 
-from seepage import tree
 from seepage.attacks.span.equations import Equations
 from seepage.attacks.span.layers import Layer, Stack
 from seepage.attacks.span.subspace import Subspace, row_space
@@ -24,6 +23,8 @@ class Measured:
     space: Subspace
     noise: float
     """The relative residual that the believed client's noise alone would leave."""
+    reached: Tensor
+    """Which hidden units take part."""
 
 
 def measured(seen: Observation, stack: Stack, rank: int | None, rng: Generator) -> Measured:
@@ -48,7 +49,13 @@ def measured(seen: Observation, stack: Stack, rank: int | None, rng: Generator) 
         head_gradient=_given(seen, head.weight),
         head_bias_gradient=_given(seen, head.bias),
     )
-    return Measured(equations, space, _expected(equations, stack, noises))
+    # A unit that no gradient reaches was dropped, or is dead: it tells nothing.
+    reached = gradient.any(1)
+    equations = equations.rows(reached.nonzero()[:, 0])
+    if not bool(reached.all()):
+        # Dropout rescales what it keeps, and the head's bias does not feel that.
+        equations = replace(equations, head_bias_gradient=None)
+    return Measured(equations, space, _expected(equations, stack, noises), reached)
 
 
 def required(seen: Observation, name: str) -> Tensor:
@@ -98,8 +105,17 @@ def noise_of(seen: Observation, rng: Generator) -> dict[str, float]:
         plain = _grounded(noiseless(seen.client), seen)(seen.model, batch, rng)
     except SeepageError:
         return {}
-    added = tree.subtract(noisy, plain)
-    return {name: float(t.double().square().mean().sqrt()) for name, t in added.items()}
+    return {name: _added(noisy[name], plain[name]) for name in noisy if name in plain}
+
+
+def _added(noisy: Tensor, plain: Tensor) -> float:
+    """The root mean square of what was added, where an entry was neither dropped nor rescaled."""
+    noisy, plain = noisy.detach().double(), plain.detach().double()
+    kept = noisy != 0
+    factor = (noisy * plain)[kept].sum() / plain[kept].square().sum().clamp_min(1e-300)
+    rest = (noisy - factor * plain)[kept]
+    std = float(rest.square().mean().sqrt()) if len(rest) else 0.0
+    return std if std > 1e-6 * float(plain.abs().max()) else 0.0
 
 
 def _grounded(client: Client, seen: Observation) -> Client:

@@ -1,0 +1,227 @@
+"""Success rates, errors and CPU seconds of Span and Moments: python benchmarks/moments.py [PART].
+
+Prints one JSON line a row, then a table. Parts: span, relu, noise, moments, memory, further, all.
+"""
+
+import itertools
+import json
+import math
+import resource
+import sys
+import time
+from collections.abc import Iterator
+from dataclasses import dataclass
+from statistics import median
+
+import torch
+from scipy.optimize import linear_sum_assignment
+from torch import Tensor, nn
+
+from seepage import zoo
+from seepage.attacks import Moments, Span
+from seepage.clients import FedAvg, FedSGD
+from seepage.core import Attack, Batch, Client, Model, Reconstruction, observe, stream
+from seepage.forms import Images
+from seepage.papers.two_layer import Jitter, Scene, direction_error, wide
+
+Row = dict[str, object]
+LAYERS = {"selu": nn.SELU, "leaky": nn.LeakyReLU}
+
+
+def relative_error(answer: Reconstruction, truth: Tensor) -> float:
+    """The largest relative distance of a truth to the candidate assigned to it."""
+    if len(answer.x) < len(truth):
+        return math.inf
+    distance = torch.cdist(truth.double(), answer.x.double().flatten(1))
+    distance = distance / truth.double().norm(dim=1, keepdim=True)
+    return float(distance[linear_sum_assignment(distance.clamp_min(1e-16).log().numpy())].max())
+
+
+@dataclass(frozen=True)
+class Sizes:
+    """A batch of n in d columns through h hidden units to C classes."""
+
+    n: int
+    d: int
+    h: int
+    classes: int = 10
+
+
+def default(activation: str, sizes: Sizes, seed: int, data: str = "uniform") -> Scene:
+    """PyTorch's initial weights, biases, a softmax head; uniform inputs or handwritten digits."""
+    form = Images((1, 1, sizes.d), sizes.classes)
+    if data == "digits":
+        sample = zoo.digits(sizes.n, seed=seed)
+        batch, form = Batch(sample.x.double(), sample.y), sample.form
+    else:
+        draw = stream(seed, "benchmark")
+        x = torch.rand((sizes.n, 1, 1, sizes.d), generator=draw, dtype=torch.float64)
+        batch = Batch(x, torch.randint(sizes.classes, (sizes.n,), generator=draw))
+    kind = LAYERS.get(activation, activation)
+    net = zoo.mlp(sizes.d, sizes.h, sizes.classes, activation=kind, seed=seed).double()
+    return Scene(Model.of(net, nn.functional.cross_entropy, form), batch)
+
+
+def measured(label: str, scenes: list[Scene], attack: Attack, client: Client, limit: float) -> Row:
+    """How often an attack succeeds on these scenes, and whether its certificate knew."""
+    errors, starts, seconds, honest = [], [], [], 0
+    for seed, scene in enumerate(scenes):
+        seen = observe(scene.model, scene.batch, client, stream(seed, "client"))
+        began = time.process_time()
+        answer = attack(seen, stream(seed, "attack"))
+        seconds.append(time.process_time() - began)
+        lines = isinstance(attack, Moments) or "signs" in answer.note
+        errors.append((direction_error if lines else relative_error)(answer, scene.x))
+        starts.append(answer.trace.get("starts", answer.trace.get("restarts", 0)))
+        claimed = not answer.note.startswith("not recovered") or "signs" in answer.note
+        honest += claimed == (errors[-1] <= max(limit, 1e-4))
+    good = sum(error <= limit for error in errors)
+    return {
+        "what": label,
+        "recovered": f"{good}/{len(errors)}",
+        "median error": median(errors),
+        "worst error": max(errors),
+        "certificate right": f"{honest}/{len(errors)}",
+        "median starts": median(starts),
+        "median CPU s": round(median(seconds), 2),
+    }
+
+
+def span() -> Iterator[Row]:
+    """Smooth activations with one output, with ten classes, on digits, and in float32."""
+    for name, d, n, h in [("gelu", 3072, 4, 64), ("gelu", 784, 8, 1024), ("elu", 784, 8, 1024),
+                          ("softplus", 784, 8, 1024), ("tanh", 784, 8, 1024),
+                          ("elu", 3072, 4, 64), ("sigmoid", 784, 8, 1024)]:  # fmt: skip
+        scenes = [wide(name, (n, d, h), 100 + seed) for seed in range(4)]
+        yield measured(f"A5 {name} C=1 d={d} B={n} h={h}", scenes, Span(), FedSGD(), 1e-6)
+    for name, (n, d, h) in itertools.product(("gelu", "tanh"), [(4, 784, 256), (8, 64, 128),
+                                                                (16, 784, 512)]):  # fmt: skip
+        scenes = [default(name, Sizes(n, d, h), 200 + seed) for seed in range(3)]
+        yield measured(f"A6 {name} d={d} B={n} h={h}", scenes, Span(), FedSGD(), 1e-8)
+        singles = [single(scene) for scene in scenes]
+        yield measured(f"A6 {name} d={d} B={n} h={h} float32", singles, Span(), FedSGD(), 1e-4)
+    for name in ("gelu", "elu", "silu", "tanh", "softplus", "sigmoid"):
+        scenes = [default(name, Sizes(8, 64, 512), 300 + seed, "digits") for seed in range(5)]
+        yield measured(f"A6 {name} digits B=8 h=512", scenes, Span(), FedSGD(), 1e-8)
+
+
+def single(scene: Scene) -> Scene:
+    """The same scene in float32."""
+    module = scene.model.module.float()
+    model = Model.of(module, scene.model.loss, scene.model.form)
+    model = model.with_params({name: p.float() for name, p in scene.model.params.items()})
+    return Scene(model, Batch(scene.batch.x.float(), scene.batch.y))
+
+
+def relu() -> Iterator[Row]:
+    """ReLU at default initialisation and with one output."""
+    for n in (4, 8):
+        scenes = [default("relu", Sizes(n, 784, 512), 400 + seed) for seed in range(6)]
+        yield measured(f"A7 relu d=784 B={n} h=512", scenes, Span(), FedSGD(), 1e-8)
+    scenes = [default("relu", Sizes(4, 64, 512), 410 + seed, "digits") for seed in range(6)]
+    yield measured("A7 relu digits B=4 h=512", scenes, Span(), FedSGD(), 1e-8)
+    scenes = [wide("relu", (8, 3072, 64), 420 + seed) for seed in range(6)]
+    yield measured("A7 relu C=1 d=3072 B=8 h=64", scenes, Span(), FedSGD(), 1e-6)
+
+
+def noise() -> Iterator[Row]:
+    """Noise of a share of each tensor's spread."""
+    for share, limit in ((1e-4, 1e-4), (1e-2, 1e-2), (0.1, 0.1)):
+        scenes = [default("gelu", Sizes(4, 64, 512), 500 + seed) for seed in range(10)]
+        yield measured(f"A8 gelu s={share}", scenes, Span(), Jitter(FedSGD(), share), limit)
+
+
+def moments() -> Iterator[Row]:
+    """The estimator and its polish on unit inputs in 64 columns."""
+    for name, limit in (("relu", 0.06), ("gelu", 0.06), ("elu", 0.07), ("selu", 0.07),
+                        ("tanh", 0.07), ("sigmoid", 0.08)):  # fmt: skip
+        scenes = [wide(LAYERS.get(name, name), (4, 64, 200_000), 600 + seed) for seed in range(3)]
+        rough = Moments(polish=False)
+        yield measured(f"A1 {name} m=2e5 unpolished", scenes, rough, FedSGD(), limit)
+    for name in ("relu", "gelu", "elu"):
+        scenes = [wide(name, (4, 64, 20_000), 700 + seed) for seed in range(10)]
+        yield measured(f"A3 {name} m=2e4 polished", scenes, Moments(), FedSGD(), 1e-6)
+    for name in ("relu", "gelu", "elu"):
+        scenes = [wide(name, (4, 64, 20_000), 800 + seed) for seed in range(5)]
+        client = Jitter(FedSGD(), 0.1)
+        yield measured(f"A3 {name} m=2e4 s=.1", scenes, Moments(), client, 0.05)
+
+
+def memory() -> Iterator[Row]:
+    """The peak of memory at 784 columns and 50 000 hidden units in float32: run this part alone."""
+    net = zoo.mlp(784, 50_000, 1, activation="relu", bias=False, seed=0)
+    with torch.no_grad():
+        net[1].weight.normal_()
+        net[3].weight.fill_(1 / 50_000)
+    form = Images((1, 28, 28), classes=2)
+    batch = Batch(zoo.digits(4, 28).x, torch.tensor([1, -1, 1, -1]))
+    model = Model.of(net, zoo.logistic_loss, form)
+    del net
+    seen = observe(model, batch, FedSGD(), stream(0, "client"))
+    seen = type(seen)(seen.model, seen.client, {"linear2.weight": seen.update["linear2.weight"]}, 4)
+    before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024
+    began = time.process_time()
+    answer = Moments()(seen, stream(0, "attack"))
+    after = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024
+    scene = Scene(model, batch)
+    yield {"what": "A10 relu d=784 m=50000 B=4", "peak MB": round(after),
+           "peak MB before the attack": round(before), "error": direction_error(answer, scene.x),
+           "CPU s": round(time.process_time() - began, 1)}  # fmt: skip
+
+
+def further() -> Iterator[Row]:
+    """Beyond the published settings."""
+    for name, n in itertools.product(("selu", "sigmoid", "softplus"), (8,)):
+        scenes = [default(name, Sizes(n, 784, 512), 900 + seed) for seed in range(4)]
+        yield measured(f"{name} d=784 B={n} h=512", scenes, Span(), FedSGD(), 1e-8)
+    for n in (8, 16):
+        scenes = [pooler(n, 920 + seed) for seed in range(2)]
+        yield measured(f"BERT pooler (768, tanh, 768) B={n}", scenes, Span(), FedSGD(), 1e-6)
+    scenes = [default("relu", Sizes(8, 64, 512), 930 + seed, "digits") for seed in range(4)]
+    yield measured("relu digits B=8 h=512", scenes, Span(), FedSGD(), 1e-8)
+    for epochs, lr in ((1, 0.1), (2, 0.001), (2, 0.1)):
+        scenes = [default("gelu", Sizes(4, 784, 256), 940 + seed) for seed in range(3)]
+        client = FedAvg(epochs=epochs, lr=lr)
+        yield measured(f"gelu FedAvg {epochs} x lr={lr}", scenes, Span(starts=8), client, 1e-2)
+    for n, h in ((16, 512), (16, 2048)):
+        scenes = [default("relu", Sizes(n, 784, h), 950 + seed) for seed in range(2)]
+        yield measured(f"relu d=784 B={n} h={h}", scenes, Span(starts=20), FedSGD(), 1e-8)
+
+
+def pooler(n: int, seed: int) -> Scene:
+    """The inputs of BERT's pooler as layer normalisation leaves them, and its initial weights."""
+    scene, draw = default("tanh", Sizes(n, 768, 768, 2), seed), stream(seed, "pooler")
+    x = torch.randn((n, 1, 1, 768), generator=draw, dtype=torch.float64)
+    params = {
+        name: 0.02 * torch.randn(p.shape, generator=draw) if p.ndim == 2 else torch.zeros(p.shape)
+        for name, p in scene.model.params.items()
+    }
+    return Scene(scene.model.with_params(params), Batch(x, scene.batch.y))
+
+
+PARTS = {f.__name__: f for f in (span, relu, noise, moments, memory, further)}
+
+
+def shown(cell: object) -> str:
+    """A cell of the table."""
+    if not isinstance(cell, float):
+        return str(cell)
+    return f"{cell:.1e}" if abs(cell) < 0.01 else f"{cell:.3g}"
+
+
+def main() -> None:
+    torch.set_num_threads(1)
+    wanted = sys.argv[1] if len(sys.argv) > 1 else "all"
+    rows = []
+    for name, part in PARTS.items():
+        for row in part() if wanted in (name, "all") else ():
+            print(json.dumps(row), flush=True)
+            rows.append(row)
+    for keys, group in itertools.groupby(rows, key=tuple):
+        print(f"\n| {' | '.join(keys)} |\n|{'---|' * len(keys)}")
+        for row in group:
+            print(f"| {' | '.join(map(shown, row.values()))} |")
+
+
+if __name__ == "__main__":
+    main()

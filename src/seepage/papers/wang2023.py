@@ -1,0 +1,235 @@
+"""Reconstructing Training Data from Model Gradient, Provably.
+
+Wang, Lee and Lei 2023, arXiv 2212.03714, with the defense laws of Lei's talk "Data Reconstruction
+Attacks and Defenses". The laws bound the attack's error from above: they are guaranteed leaks, not
+protection. So beside each law stand two attacks that it does not describe: the same estimator
+polished on the exact equations, and the row space of the hidden layer.
+
+The paper's experiment averages dL/dw_j x He_(p-1)(w_j); here it is dL/da_j He_p(w_j), its theorem.
+"""
+
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from statistics import mean
+
+import torch
+from torch.nn import functional
+
+from seepage.attacks import Moments, Span
+from seepage.attacks.moments.hermite import coefficients, planned
+from seepage.clients import FedAvg, FedSGD, SecureSum
+from seepage.core import Client
+from seepage.defenses import Dropout, Prune
+from seepage.papers.claims import Claim, Verdict
+from seepage.papers.two_layer import (
+    Jitter,
+    Line,
+    Scene,
+    answered,
+    direction_error,
+    power_law,
+    span_error,
+    wide,
+)
+
+_PATHS: dict[str, tuple[Callable[[torch.Tensor], torch.Tensor], str]] = {
+    "sigmoid": (torch.sigmoid, "third moments only"),
+    "tanh": (torch.tanh, "third moments only"),
+    "relu": (torch.relu, "second and fourth"),
+    "gelu": (functional.gelu, "second and fourth"),
+    "selu": (functional.selu, "second and third"),
+    "elu": (functional.elu, "second and third"),
+}
+_NAMES = {"A": "second and third", "B": "second and fourth", "C": "third moments only"}
+_WIDTH = 32_000
+
+
+def reproduce(quick: bool, folder: Path | None) -> Iterator[Claim]:
+    """The cases of the theorem, its error law, and the law of each defense."""
+    yield _paths()
+    yield from _error_law(quick, folder)
+    yield _batch_law(quick)
+    yield _appendix()
+    for law in _laws(quick):
+        yield _measured(law, seeds=1 if quick else 3)
+
+
+def _paths() -> Claim:
+    found = {name: planned(coefficients(f), "auto").path for name, (f, _) in _PATHS.items()}
+    right = all(_NAMES[found[name]] == wanted for name, (_, wanted) in _PATHS.items())
+    return Claim(
+        "which Hermite moments show the batch",
+        "; ".join(f"{name}: {wanted}" for name, (_, wanted) in _PATHS.items()),
+        "; ".join(f"{name}: {_NAMES[path]}" for name, path in found.items()),
+        "confirmed" if right else "not confirmed",
+    )
+
+
+def _error_law(quick: bool, folder: Path | None) -> Iterator[Claim]:
+    widths = (8000, 16_000, 32_000) if quick else (8000, 16_000, 32_000, 64_000)
+    columns = (32, 64, 128) if quick else (32, 64, 128, 256)
+    points = [(d, m, seed) for d in columns for m in widths for seed in range(2 if quick else 3)]
+    sub, error = [], []
+    for d, m, seed in points:
+        scene = wide("relu", (2, d, m), seed)
+        answer = answered(scene, Moments(polish=False), FedSGD(), seed)
+        sub.append(span_error(answer, scene.x))
+        error.append(direction_error(answer, scene.x))
+    dims, sizes = [float(d) for d, _, _ in points], [float(m) for _, m, _ in points]
+    line = power_law(sub, dims, sizes)
+    near = abs(line.exponents[0] - 0.5) <= 0.1 and abs(line.exponents[1] + 0.5) <= 0.1
+    yield Claim(
+        "error of the span in d and m (relu, B=2)",
+        "sqrt(d / m): exponents .5 and -.5",
+        f"{line.exponents[0]:.2f} and {line.exponents[1]:.2f}, R2 {line.explained:.3f}",
+        "confirmed" if near else "not confirmed",
+        f"d {columns[0]} to {columns[-1]}, m {widths[0]} to {widths[-1]}, unit inputs",
+    )
+    scene = wide("relu", (2, 64, _WIDTH), 0)
+    exact = direction_error(answered(scene, Moments(), FedSGD(), 0), scene.x)
+    start = mean(error)
+    yield Claim(
+        "error after polishing on the exact equations",
+        "not available",
+        f"{exact:.0e} where the moments alone leave {start:.2f} on average",
+        "measured",
+        "d=64, B=2, m=32000: sqrt(d / m) is a property of the estimator, not of the leak",
+    )
+    if folder is not None:
+        _plot(folder / "wang2023.png", [d / m for d, m, _ in points], sub, error)
+
+
+def _batch_law(quick: bool) -> Claim:
+    sizes = (1, 2, 4) if quick else (1, 2, 4, 8)
+    errors = []
+    for n in sizes:
+        seeds = range(1 if quick else 3)
+        scenes = [wide("relu", (n, 64, 32_000), 10 + seed) for seed in seeds]
+        errors.append(
+            mean(span_error(answered(s, Moments(polish=False), FedSGD(), 0), s.x) for s in scenes)
+        )
+    line = power_law(errors, sizes)
+    got = ", ".join(f"B={n}: {e:.3f}" for n, e in zip(sizes, errors, strict=True))
+    return Claim(
+        "error of the span in B (relu, d=64, m=32000)",
+        "at most B sqrt(d / m)",
+        f"{got}; exponent {line.exponents[0]:.2f}",
+        "confirmed" if line.exponents[0] <= 1 else "not confirmed",
+    )
+
+
+def _appendix() -> Claim:
+    scene = wide("relu", (2, 16, 5000), 0)
+    scene.batch.x.copy_(torch.eye(16, dtype=torch.float64)[:2].view(2, 1, 1, 16))
+    rough = direction_error(answered(scene, Moments(polish=False), FedSGD(), 0), scene.x)
+    fine = direction_error(answered(scene, Moments(), FedSGD(), 0), scene.x)
+    return Claim(
+        "appendix C: m=5000, B=2, x = e1, e2",
+        "not available",
+        f"error {rough:.3f}, polished {fine:.0e}",
+        "measured",
+        "the paper shows a picture and no numbers; d=16 here",
+    )
+
+
+@dataclass(frozen=True)
+class _Law:
+    """A defense at several strengths, and by what factor its law lets the error grow."""
+
+    name: str
+    claim: str
+    strengths: tuple[float, ...]
+    factor: Callable[[float], float]
+    client: Callable[[float], Client]
+    scene: Callable[[float, int], Scene]
+
+
+def _laws(quick: bool) -> list[_Law]:
+    width = _WIDTH // 4 if quick else _WIDTH
+
+    def base(_: float, seed: int) -> Scene:
+        return wide("relu", (2, 64, width), seed)
+
+    def grown(users: float, seed: int) -> Scene:
+        return wide("relu", (2 * int(users), 64, width), seed)
+
+    def masked(keep: float, seed: int) -> Scene:
+        return wide("relu", (2, 64, width), seed, dropout=1 - keep)
+
+    step = 0.2 * 2 / width
+    several = (1.0, 2.0) if quick else (1.0, 2.0, 4.0)
+    kept = (1.0, 0.5) if quick else (1.0, 0.5, 0.25, 0.125)
+    return [
+        _Law("K local steps, same batch", "K", several, float,
+             lambda k: FedAvg(epochs=int(k), lr=step), base),
+        _Law("K local steps, fresh batches", "K", several, float,
+             lambda _: FedAvg(batch_size=2, lr=step, shuffle=False), grown),
+        _Law("noise s std(g)", "sqrt(1 + s^2)", (0.0, 1.0, 4.0) if quick else (0, 0.5, 1, 2, 4),
+             lambda s: (1 + s * s) ** 0.5, lambda s: Jitter(FedSGD(), s) if s else FedSGD(), base),
+        _Law("sum over K users", "K", several, float,
+             lambda k: SecureSum(FedSGD(), int(k)), grown),
+        _Law("dropout, one mask, keep p", "1 / sqrt(p)", kept, lambda p: p**-0.5,
+             lambda p: Dropout(FedSGD(), p) if p < 1 else FedSGD(), base),
+        _Law("dropout, a mask each, keep p", "1 / sqrt(p)", kept, lambda p: p**-0.5,
+             lambda p: FedSGD("train") if p < 1 else FedSGD(), masked),
+        _Law("prune the smallest q", "none", (0.0, 0.9) if quick else (0, 0.5, 0.9, 0.99),
+             lambda _: 1.0, lambda q: Prune(FedSGD(), q) if q else FedSGD(), base),
+    ]  # fmt: skip
+
+
+def _measured(law: _Law, seeds: int) -> Claim:
+    means = []
+    for strength in law.strengths:
+        found = [_errors(law, strength, seed) for seed in range(seeds)]
+        means.append([mean(column) for column in zip(*found, strict=True)])
+    rough, spans, fine, row_space = zip(*means, strict=True)
+    factors = [law.factor(s) for s in law.strengths]
+    line = power_law(rough, factors) if len(set(factors)) > 1 else Line((float("nan"),), 0.0)
+    return Claim(
+        f"{law.name}, {_listed(law.strengths)}",
+        f"error grows at most as {law.claim}",
+        f"moments {_listed(rough)} (span {_listed(spans)}), exponent {line.exponents[0]:.2f}, "
+        f"R2 {line.explained:.2f}; polished {_listed(fine)}; row space {_listed(row_space)}",
+        _verdict(law, line),
+        "a bound on the error is a guaranteed leak: relu, d=64, B=2, m=32000 (quick: 8000)",
+    )
+
+
+def _verdict(law: _Law, line: Line) -> Verdict:
+    if law.claim == "none":
+        return "measured"
+    return "confirmed" if line.exponents[0] <= 1.25 else "not confirmed"
+
+
+def _errors(law: _Law, strength: float, seed: int) -> tuple[float, float, float, float]:
+    scene, client = law.scene(strength, seed), law.client(strength)
+    believed = client if isinstance(client, Jitter) else FedSGD()
+    rough = answered(scene, Moments(polish=False), client, seed, believed)
+    fine = answered(scene, Moments(), client, seed, believed)
+    exact = answered(scene, Span(starts=3), client, seed, believed)
+    return (
+        direction_error(rough, scene.x),
+        span_error(rough, scene.x),
+        direction_error(fine, scene.x),
+        direction_error(exact, scene.x),
+    )
+
+
+def _listed(values: Sequence[float]) -> str:
+    return " ".join("0" if v == 0 else f"{v:.0e}" if v < 1e-3 else f"{v:.3g}" for v in values)
+
+
+def _plot(path: Path, ratio: list[float], sub: list[float], error: list[float]) -> None:
+    from matplotlib.figure import Figure
+
+    figure = Figure(figsize=(5, 3.6), layout="constrained")
+    axes = figure.subplots()
+    axes.loglog([1 / r for r in ratio], sub, "o", label="span")
+    axes.loglog([1 / r for r in ratio], error, "x", label="inputs")
+    constant = mean(s / r**0.5 for s, r in zip(sub, ratio, strict=True))
+    ends = [min(ratio), max(ratio)]
+    axes.loglog([1 / r for r in ends], [constant * r**0.5 for r in ends], "-", label="sqrt(d/m)")
+    axes.set(xlabel="hidden units per column, m / d", ylabel="error of the moment estimator")
+    axes.legend()
+    figure.savefig(path, dpi=150)
