@@ -14,7 +14,7 @@ from seepage.attacks.span import Span, activations, features, stack_of
 from seepage.attacks.span.equations import Equations, Unknown, evaluated, normal
 from seepage.clients import FedAvg, FedSGD, Given
 from seepage.core import Batch, Model, Observation, Reconstruction, observe, stream
-from seepage.defenses import Noise
+from seepage.defenses import Noise, Prune
 from seepage.errors import InvalidInput
 from seepage.forms import Images
 
@@ -391,3 +391,14 @@ def test_updates_that_hold_nothing_are_refused() -> None:
 def test_a_batch_beyond_the_layer_is_said_to_be_too_large() -> None:
     seen, _ = scene("gelu", 40, 16, 20, 10)
     assert "too large" in attack(seen).note
+
+
+def test_pruning_half_of_the_update_hides_nothing() -> None:
+    for seed in (90, 91):
+        seen, batch = scene("gelu", 4, 64, 512, 10, seed=seed)
+        kept = observe(seen.model, batch, Prune(FedSGD(), 0.5), stream(0, "client"))
+        answer = attack(kept, starts=10)
+        assert answer.note == ""
+        assert error(answer.x, batch.x) < 1e-6
+    bare = observe(seen.model, batch, Prune(FedSGD(), 0.97), stream(0, "client"))
+    assert attack(bare, starts=2).note.startswith("not recovered")

@@ -11,9 +11,10 @@ from torch import Generator, Tensor
 from seepage.attacks.span import depth
 from seepage.attacks.span.activations import Activation, named
 from seepage.attacks.span.answers import labels, predicted_error
+from seepage.attacks.span.completion import completed, pruned
 from seepage.attacks.span.equations import State, Unknown, evaluated
 from seepage.attacks.span.layers import Stack, stack_of
-from seepage.attacks.span.measured import Measured, exact, measured
+from seepage.attacks.span.measured import Measured, exact, measured, required, weight_of
 from seepage.attacks.span.scale import factors
 from seepage.attacks.span.search import Found, Search, best
 from seepage.checks import at_least
@@ -59,7 +60,23 @@ class Span:
         if too_many := _too_many(seen, given):
             return Reconstruction.nothing(seen, too_many)
         solution = self._solution(seen, stack, given, rng)
+        if not solution.holds:
+            solution = self._completed(seen, stack, solution, rng)
         return _answer(seen, stack, solution)
+
+    def _completed(
+        self, seen: Observation, stack: Stack, solution: "_Solution", rng: Generator
+    ) -> "_Solution":
+        """Where the gradient has holes, as pruning leaves them: fill them, and try again."""
+        gradient = required(seen, stack.hidden.weight)
+        if seen.n is None or not pruned(gradient):
+            return solution
+        weight = weight_of(seen, stack.hidden)
+        given = completed(solution.given, gradient, weight, seen.n)
+        if given is None:
+            return solution
+        again = self._solution(seen, stack, given, rng)
+        return min(solution, again, key=lambda one: one.found.residual / one.enough)
 
     def _solution(
         self, seen: Observation, stack: Stack, given: Measured, rng: Generator
