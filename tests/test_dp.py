@@ -219,11 +219,21 @@ class LocalDpMod:
 
     clipping_norm, sensitivity, epsilon, delta = 1.0, 1.0, 20.0, 1e-5
 
+    def __call__(self, msg: object, context: object, call_next: object) -> object:
+        return msg
+
+
+class SVTPrivacy:
+    """Looks like NVFlare's."""
+
+    frac, eps_1, eps_3, gamma, tau = 0.1, 0.1, 0.1, 1e-5, 1e-6
+
 
 def test_other_libraries_settings_are_read() -> None:
     (note,) = dp.lint(Optimizer())
     assert "it is 4.38" in note.remedy
     assert said(LocalDpMod()) == [("error", "epsilon"), ("warning", "epsilon")]
+    assert said(SVTPrivacy()) == said(SVT(FedSGD()))
 
 
 @pytest.mark.parametrize(

@@ -125,6 +125,14 @@ def test_leak_at_equal_utility_is_isotonic_and_not_extrapolated() -> None:
     assert utility.equal_utility(points, [-0.1]) == [None]
 
 
+def test_a_trade_is_a_point_for_each_strength() -> None:
+    families = {"prune": [Prune(FedSGD(), 0.5), Prune(FedSGD(), 0.9)], "sign": [Sign(FedSGD())]}
+    cost = Utility((0.9,), 0.1, 0.02, (0.01, 0.03))
+    found = utility.tradeoff(families, lambda client: cost, lambda client: 7.0)
+    assert [len(points) for points in found.values()] == [2, 1]
+    assert found["prune"][1] == Point(repr(Prune(FedSGD(), 0.9)), 2.0, 7.0, (1.0, 3.0))
+
+
 def test_paired_intervals_need_two_runs() -> None:
     loss, interval = utility.paired([0.9], [0.8])
     assert loss == pytest.approx(0.1)

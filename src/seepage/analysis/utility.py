@@ -1,7 +1,7 @@
 """What a defense costs: the accuracy of a model that is really trained under it."""
 
 import math
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 
 import scipy
@@ -164,6 +164,29 @@ class Point:
     loss: float
     leak: float
     interval: tuple[float, float] = (0.0, 0.0)
+
+
+def tradeoff(
+    families: Mapping[str, Sequence[Client]],
+    cost: Callable[[Client], Utility],
+    leak: Callable[[Client], float],
+) -> dict[str, list[Point]]:
+    """Each family's strengths as points: cost in points of accuracy, leak to the worst attack.
+
+    `cost` is `utility` on some task, `leak` the strongest attack's score or the best baseline's,
+    whichever is higher: a weak attacker makes every defense look good.
+    """
+    made: dict[str, list[Point]] = {}
+    for family, clients in families.items():
+        made[family] = []
+        for client in clients:
+            spent = cost(client)
+            low, high = spent.interval
+            name = repr(client)
+            made[family].append(
+                Point(name, 100 * spent.loss, leak(client), (100 * low, 100 * high))
+            )
+    return made
 
 
 def pareto(points: Sequence[Point]) -> list[Point]:

@@ -58,7 +58,7 @@ def lint(thing: Any, **declared: float) -> list[Finding]:
     filtered = _filters(thing)
     if filtered is not None:
         return filtered
-    layers = _layers(thing)
+    layers = [] if _foreign(thing) else _layers(thing)
     found = _order(layers)
     if any(f.severity == "error" for f in found):
         return found
@@ -138,6 +138,15 @@ def _declared(made: Mechanism, epsilon: float) -> list[Finding]:
     return found
 
 
+_OPACUS = ("noise_multiplier", "max_grad_norm")
+_FLOWER = ("clipping_norm", "sensitivity", "epsilon", "delta")
+
+
+def _foreign(thing: Any) -> bool:
+    """Whether it is a setting of another library, which may be callable as a client is."""
+    return any(all(hasattr(thing, name) for name in names) for names in (_OPACUS, _FLOWER))
+
+
 def _layers(thing: Any) -> list[Any]:
     """A client and its inner clients in the order in which things happen; nothing for the rest."""
     layers = []
@@ -174,29 +183,39 @@ def _filters(thing: Any) -> list[Finding] | None:
         remedy = "a percentile filter has no noise, so no epsilon. Clip and add noise for one."
         scalar = "tensors without dimensions pass as they are. Share none, or filter them yourself."
         return [Finding("error", "percentile", remedy), Finding("warning", "scalars", scalar)]
-    if all(hasattr(thing, name) for name in ("fraction", "noise_var", "tau", "gamma")):
-        budget = (
-            f"declared {thing.epsilon:g}, but a round spends epsilon + c noise_var = "
-            f"{thing.epsilon:g} + {thing.noise_var:g} c, with c = {thing.fraction:g} of all "
-            "parameters (`svt_budget`). Lower the fraction, or account for it."
-        )
-        drowned = (
-            f"noise of scale 2 gamma / noise_var = {2 * thing.gamma / thing.noise_var:.3g} lies on "
-            f"signals of at most gamma = {thing.gamma:g}. Raise noise_var or expect noise alone."
-        )
-        return [Finding("error", "epsilon", budget), Finding("warning", "noise_var", drowned)]
+    for names in _SPARSE:
+        if all(hasattr(thing, name) for name in (*names, "tau", "gamma")):
+            fraction, epsilon, noise_var = (float(getattr(thing, name)) for name in names)
+            return _sparse(fraction, epsilon, noise_var, float(thing.gamma))
     return None
+
+
+# Our client's names, and those that NVFlare's SVTPrivacy keeps.
+_SPARSE = (("fraction", "epsilon", "noise_var"), ("frac", "eps_1", "eps_3"))
+
+
+def _sparse(fraction: float, epsilon: float, noise_var: float, gamma: float) -> list[Finding]:
+    budget = (
+        f"declared {epsilon:g}, but a round spends epsilon + c noise_var = {epsilon:g} + "
+        f"{noise_var:g} c, with c = {fraction:g} of all parameters (`svt_budget`). Lower the "
+        "fraction, or account for it."
+    )
+    drowned = (
+        f"noise of scale 2 gamma / noise_var = {2 * gamma / noise_var:.3g} lies on signals of at "
+        f"most gamma = {gamma:g}. Raise noise_var or expect noise alone."
+    )
+    return [Finding("error", "epsilon", budget), Finding("warning", "noise_var", drowned)]
 
 
 def _mechanism(thing: Any, layers: list[Any], extra: Mapping[str, float]) -> Mechanism:
     if isinstance(thing, Mapping):
         return _from_fields({**thing, **extra})
-    if all(hasattr(thing, name) for name in ("noise_multiplier", "max_grad_norm")):
+    if all(hasattr(thing, name) for name in _OPACUS):
         return _from_fields(
             {"multiplier": thing.noise_multiplier, "clip": thing.max_grad_norm, **extra}
         )
-    if all(hasattr(thing, name) for name in ("clipping_norm", "sensitivity", "epsilon", "delta")):
-        fields = {name: getattr(thing, name) for name in ("sensitivity", "epsilon", "delta")}
+    if all(hasattr(thing, name) for name in _FLOWER):
+        fields = {name: getattr(thing, name) for name in _FLOWER[1:]}
         return _from_fields({"clip": thing.clipping_norm, **fields, **extra})
     return _from_fields({**_of_client(layers), **extra})
 
