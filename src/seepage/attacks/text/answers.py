@@ -7,7 +7,7 @@ import torch
 from torch import Generator
 
 from seepage.attacks.text.anatomy import Network
-from seepage.attacks.text.certificate import explained, labels_of
+from seepage.attacks.text.certificate import explained, labels_of, padded
 from seepage.attacks.text.spans import Span
 from seepage.attacks.text.token_lists import Lists
 from seepage.core import Observation, Reconstruction
@@ -35,9 +35,7 @@ def answered(
     if not sentences:
         return nothing(seen, note.removeprefix("not recovered: "), trace)
     form, like = network.form, next(iter(seen.model.params.values()))
-    x = torch.full((len(sentences), form.length), form.pad, device=like.device)
-    for row, sentence in zip(x, sentences, strict=True):
-        row[: len(sentence)] = torch.tensor(sentence)
+    x = padded(network, list(sentences))
     y = labels_of(seen, network, list(sentences)) if network.anatomy.classifier else None
     distances = like.new_tensor(list(sentences.values()))
     residual, simulable = distances, whole and (y is not None or form.classes == 0)

@@ -51,6 +51,15 @@ def _solved(
     return slopes, float((features.T @ slopes - gradient.T).norm() / gradient.norm())
 
 
+def padded(network: Network, sentences: Sequence[Sequence[int]]) -> Tensor:
+    """Sentences as rows of the form's length."""
+    form = network.form
+    x = torch.full((len(sentences), form.length), form.pad, device=network.word.device)
+    for row, sentence in zip(x, sentences, strict=True):
+        row[: len(sentence)] = torch.tensor(list(sentence))
+    return x
+
+
 def feature(network: Network, sentence: Sequence[int]) -> Tensor:
     """What the classifier reads: tanh of the pooler's output, or a decoder's last state."""
     state = network.last(torch.tensor([list(sentence)], device=network.word.device))

@@ -125,16 +125,19 @@ class TokenSpan:
             "smallest rejected": found.rejected,
         }
         why = "too many live prefixes" if found.capped else "prefixes do not fill block 1's span"
-        note = told(len(leaves), seen.n, whole, why)
+        note = ""
         if leaves and last_token.shares_head(seen, network):
+            leaves = last_token.with_hidden(seen, network, leaves, seen.n)
+            distances = [found.distance(leaf) for leaf in leaves]
             leaves, error = last_token.completed(seen, network, leaves)
             trace |= {"last tokens off by": error}
-            note += "" if last_token.certain(error) else "; last tokens are the likeliest, no proof"
+            note = "" if last_token.certain(error) else "; last tokens are the likeliest, no proof"
         elif leaves:
             inner = [tuple(row) for rows in found.depths for row in rows.tolist()]
             added = last_token.with_inner(seen, network, leaves, inner)[len(leaves) :]
             leaves, distances = leaves + added, distances + [found.distance(a) for a in added]
         sentences = dict(zip(leaves, distances, strict=True))
+        note = told(len(sentences), seen.n, whole, why) + note
         return answered(seen, network, sentences, (note, whole), trace, rng)
 
     def _shortlists(self, seen: Observation, network: Network, span: Span) -> Reconstruction:
