@@ -102,6 +102,10 @@ ATTACKS: dict[str, tuple[Attack, Callable[..., Setting]]] = {
         attacks.Lamp(starts=2, steps=12, every=5, proposals=3),
         tokens,
     ),
+    "Pooler": (
+        attacks.Pooler(width=200, lamp=attacks.Lamp(starts=1, steps=6), starts=3),
+        tokens,
+    ),
     "Restarts": (attacks.Restarts(attacks.Invert(steps=3), 2), smooth),
 }
 DEFENSES: dict[str, Client] = {

@@ -2,6 +2,7 @@
 
 import dataclasses
 
+import numpy as np
 import pytest
 import torch
 from tiny_language import WIDTH, decoder, encoder, filled
@@ -9,14 +10,17 @@ from torch import Tensor, nn
 
 from seepage import (
     Batch,
+    Bigram,
     EmbeddingRows,
     FedAvg,
     FedSGD,
     InvalidInput,
+    Lamp,
     Model,
     Noise,
     Observation,
     Only,
+    Pooler,
     Reconstruction,
     TokenSpan,
     observe,
@@ -24,6 +28,7 @@ from seepage import (
 )
 from seepage.attacks.text import embedding_rows
 from seepage.attacks.text.anatomy import Network
+from seepage.attacks.text.moves import proposals
 from seepage.attacks.text.spans import Span, span_of
 
 
@@ -199,3 +204,61 @@ def test_a_sketch_is_never_further_away_than_the_whole_complement() -> None:
 def test_the_tiny_models_are_seeded() -> None:
     left, right = (filled(nn.Linear(4, 4)) for _ in range(2))
     assert torch.equal(left.weight, right.weight)
+
+
+@pytest.mark.parametrize("seed", [0, 1])
+def test_lamp_finds_two_words(seed: int) -> None:
+    model, batch = encoder(1, seed=seed, length=4)
+    seen = observe(model, batch, FedSGD(), stream(0, "client"), tell=("n", "y"))
+    found = Lamp(starts=30, steps=200, proposals=60)(seen, stream(seed, "attack"))
+    assert torch.equal(found.x, batch.x)
+    assert found.residual.max() < 1e-5
+
+
+def test_lamp_needs_labels_and_a_language_model_of_the_same_vocabulary() -> None:
+    model, batch = encoder(1)
+    with pytest.raises(InvalidInput, match="tells none"):
+        Lamp()(watched(model, batch), stream(0, "attack"))
+    seen = observe(model, batch, FedSGD(), stream(0, "client"), tell=("n", "y"))
+    foreign = Bigram.of(torch.tensor([[1, 2]]), vocab=7, pad=0)
+    with pytest.raises(InvalidInput, match="7 tokens"):
+        Lamp(language=foreign)(seen, stream(0, "attack"))
+
+
+def test_a_bigram_is_a_distribution_of_the_next_token() -> None:
+    drawn = torch.Generator().manual_seed(0)
+    model = Bigram.of(torch.randint(1, 9, (20, 6), generator=drawn), vocab=9, pad=0)
+    after = torch.tensor([[4, b] for b in range(1, 9)])
+    total = model(after).neg().exp().sum()
+    assert 0.98 < total < 1  # the pad has its small share too
+
+
+def test_moves_are_reorderings_and_the_first_is_none() -> None:
+    orders = list(proposals(6, 40, np.random.default_rng(0)))
+    assert orders[0].tolist() == list(range(6))
+    assert all(sorted(order.tolist()) == list(range(6)) for order in orders)
+    assert len({tuple(order.tolist()) for order in orders}) > 20
+
+
+@pytest.mark.parametrize("n", [1, 2])
+def test_a_widened_pooler_gives_every_state_away(n: int) -> None:
+    model, batch = encoder(n)
+    attack = Pooler(width=300, used=20, lamp=Lamp(starts=1, steps=2))
+    crafted = attack.craft(model, stream(0, "craft"))
+    found = attack(watched(crafted, batch), stream(0, "attack"))
+    network = Network.of(crafted)
+    truth = torch.cat([network.last(row[row != 0][None])[:, 0] for row in batch.x]).double()
+    ours = torch.nn.functional.normalize(found.trace["states"], dim=1)
+    angles = ours @ torch.nn.functional.normalize(truth, dim=1).T
+    assert (angles.abs().max(0).values > 0.9999).all()
+    assert found.trace["state residual"] < 1e-3
+
+
+def test_a_sentence_that_begins_another_is_found_by_the_head() -> None:
+    model, batch = decoder(2)
+    x = batch.x.clone()
+    x[1] = 0
+    x[1, :4] = x[0, :4]
+    x[1, 4] = 7
+    found = TokenSpan()(watched(model, Batch(x)), stream(0, "attack"))
+    assert rows(found.x) == rows(x)

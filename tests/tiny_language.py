@@ -61,6 +61,7 @@ class Encoder(nn.Module):
         self.word, self.position = nn.Embedding(VOCAB, WIDTH), nn.Embedding(length, WIDTH)
         self.norm = nn.LayerNorm(WIDTH)
         self.blocks = nn.ModuleList(Block(before=False) for _ in range(3))
+        self.activation: nn.Module = nn.Tanh()
         self.pooler, self.classifier = nn.Linear(WIDTH, WIDTH), nn.Linear(WIDTH, classes)
 
     def forward(self, x: Tensor) -> Tensor:
@@ -70,7 +71,7 @@ class Encoder(nn.Module):
         state = self.norm(words + self.position.weight[: x.shape[1]])
         for block in self.blocks:
             state = block(state, hidden)
-        logits: Tensor = self.classifier(torch.tanh(self.pooler(state[:, 0])))
+        logits: Tensor = self.classifier(self.activation(self.pooler(state[:, 0])))
         return logits
 
 

@@ -4,6 +4,7 @@ from seepage.attacks.text.anatomy import Anatomy
 from seepage.attacks.text.bigram import Bigram
 from seepage.attacks.text.embedding_rows import EmbeddingRows
 from seepage.attacks.text.lamp import Descent, Lamp
+from seepage.attacks.text.pooler import Pooler
 from seepage.attacks.text.presets import lamp_cos, lamp_l1l2, tag_scaled, text_dlg, text_tag
 from seepage.attacks.text.token_span import TokenSpan
 
@@ -13,6 +14,7 @@ __all__ = [
     "Descent",
     "EmbeddingRows",
     "Lamp",
+    "Pooler",
     "TokenSpan",
     "lamp_cos",
     "lamp_l1l2",

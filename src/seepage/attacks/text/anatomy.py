@@ -88,7 +88,9 @@ class Network:
 
     def placed(self, ids: Tensor, places: Tensor) -> Tensor:
         """word[t] + position[p] + segment[0]: the sum that enters the network."""
-        total = self.word[ids]
+        return self._summed(self.word[ids], places)
+
+    def _summed(self, total: Tensor, places: Tensor) -> Tensor:
         if self.anatomy.position:
             total = total + self.state[self.anatomy.position][places + self.anatomy.offset]
         if self.anatomy.segment:
@@ -106,7 +108,11 @@ class Network:
 
     def last(self, ids: Tensor) -> Tensor:
         """The state after the last block (n, l, width), normalised as the head reads it."""
-        state = self._entering(self.placed(ids, _places(ids)))
+        return self.last_of(self.word[ids])
+
+    def last_of(self, words: Tensor) -> Tensor:
+        """The same for word embeddings (n, l, width), differentiable."""
+        state = self._entering(self._summed(words, _places(words[..., 0])))
         for number in range(len(self.anatomy.blocks)):
             state = self._block(number, state)
         return self._part(self.anatomy.final)(state) if self.anatomy.final else state
@@ -120,11 +126,8 @@ class Network:
 
     def _block(self, number: int, state: Tensor) -> Tensor:
         block = self._part(self.anatomy.blocks[number])
-        with torch.no_grad():
-            if self.anatomy.causal:
-                found = block(state, attention_mask=causal_mask(state))
-            else:
-                found = block(state)
+        masked = {"attention_mask": causal_mask(state)} if self.anatomy.causal else {}
+        found = block(state, **masked)
         out: Tensor = found[0] if isinstance(found, tuple) else found
         return out
 

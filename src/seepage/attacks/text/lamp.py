@@ -1,5 +1,6 @@
 """Gradient matching on embeddings, with reordering moves and a language model."""
 
+from collections.abc import Callable
 from typing import Literal
 
 import numpy as np
@@ -82,9 +83,9 @@ class Lamp:
         network, y = Network.of(seen.model), told_labels(seen)
         if self.language is not None:
             self.language.check(network.form.vocab)
-        frame = Frame.of(network, _lengths(seen, network, self.lengths, len(y)))
+        frame = Frame.of(network, lengths_of(seen, network, self.lengths, len(y)))
         misfit = Misfit(seen, y, network.anatomy.word, self.distance, self.alpha)
-        search = _Search(self, network, frame, misfit, rng)
+        search = Search(self, network, frame, misfit, rng)
         x, curve = search.run(search.begin())
         ids = nearest(network, x, frame)
         error = relative(seen, ids, y, rng)
@@ -94,7 +95,7 @@ class Lamp:
         return Reconstruction(ids, y, -residual, residual, note, trace)
 
 
-class _Search:
+class Search:
     """One run of the attack."""
 
     def __init__(
@@ -102,6 +103,7 @@ class _Search:
     ) -> None:
         self.settings, self.network, self.frame = settings, network, frame
         self.misfit, self.rng, self.evaluations = misfit, rng, 0
+        self.guide: Callable[[Tensor], Tensor] | None = None
         self.length = float(network.word.norm(dim=1).mean())
         seed = int(torch.randint(2**62, (), generator=rng))
         self.draws = np.random.default_rng(seed)
@@ -145,7 +147,8 @@ class _Search:
         self.evaluations += 1
         free = x[self.frame.free].norm(dim=1).mean()
         irregular: Tensor = self.settings.regularity * (free - self.length).square()
-        return self.misfit(x, self.rng) + irregular
+        more = self.guide(x) if self.guide is not None else 0.0
+        return self.misfit(x, self.rng) + irregular + more
 
     def _moved(self, x: Tensor) -> Tensor:
         """Each sentence in turn in the order that fits best and reads best."""
@@ -187,7 +190,7 @@ class _Search:
         return x
 
 
-def _lengths(
+def lengths_of(
     seen: Observation, network: Network, given: tuple[int, ...], n: int
 ) -> tuple[int, ...]:
     """The lengths told, or that of a single sentence by its position rows, or all at their end."""

@@ -1,5 +1,7 @@
-"""The exact pooled states of a batch from an unmodified tanh pooler under a 2-class head."""
+"""The exact pooled states of a batch from its pooler under a 2-class head, modified or not."""
 
+import warnings
+from collections.abc import Callable
 from dataclasses import dataclass
 
 import torch
@@ -9,8 +11,13 @@ from seepage.attacks.text.anatomy import Network
 from seepage.core import Observation
 from seepage.errors import InvalidInput
 
+Activation = Callable[[Tensor], Tensor]
+
 _EXACT = {torch.float64: 1e-8}
 _ROUGH = 1e-4
+_MOST = 1000
+"""Neurons looked at: more tell nothing new."""
+
 _STEPS = 60
 _PATIENT = 300
 _NEAR = 1e-3
@@ -48,6 +55,7 @@ class Layers:
     bias_gradient: Tensor
     row_gradient: Tensor
     """Of the classifier's second row."""
+    activation: Activation = torch.tanh
 
     def part(self, rows: Tensor) -> "Layers":
         """The same for some of the pooler's neurons."""
@@ -58,6 +66,7 @@ class Layers:
             self.weight_gradient[rows],
             self.bias_gradient[rows],
             self.row_gradient[rows],
+            self.activation,
         )
 
 
@@ -71,6 +80,8 @@ def pooled_states(seen: Observation, network: Network, rng: Generator, starts: i
     and B + 2 equations a neuron, solved by damped Gauss-Newton from random starts.
     """
     layers = layers_of(seen, network)
+    if len(layers.weight) > _MOST:
+        layers = layers.part(torch.randperm(len(layers.weight), generator=rng)[:_MOST])
     _, values, rows = torch.linalg.svd(layers.weight_gradient, full_matrices=False)
     size = int((values > _RANK * values[0]).sum())
     if size == 1:
@@ -86,6 +97,12 @@ def pooled_states(seen: Observation, network: Network, rng: Generator, starts: i
         if best.residual < goal:
             return best
     return _polished(layers, basis, best) if best.residual < _NEAR else best
+
+
+def _sloped(activation: Activation, z: Tensor) -> tuple[Tensor, Tensor]:
+    """The activation and its derivative, entry by entry."""
+    height, back = torch.func.vjp(activation, z)
+    return height, back(torch.ones_like(z))[0]
 
 
 def layers_of(seen: Observation, network: Network) -> Layers:
@@ -106,16 +123,18 @@ def layers_of(seen: Observation, network: Network) -> Layers:
         )
     weight, bias = (network.state[name].double() for name in names[:2])
     moved, shifted, read = (seen.update[name].double() for name in names)
-    return Layers(weight, bias, rows[1] - rows[0], moved, shifted, read[1])
+    parent = network.module.get_submodule(pooler.rpartition(".")[0])
+    activation = getattr(parent, "activation", torch.tanh)
+    return Layers(weight, bias, rows[1] - rows[0], moved, shifted, read[1], activation)
 
 
 def _single(layers: Layers) -> States:
     """One example: every row of the weight's gradient over that of the bias is its state."""
     row = int(layers.bias_gradient.abs().argmax())
     state = layers.weight_gradient[row] / layers.bias_gradient[row]
-    active = torch.tanh(layers.weight @ state + layers.bias)
+    active, steep = _sloped(layers.activation, layers.weight @ state + layers.bias)
     slope = (layers.row_gradient @ active) / active.square().sum()
-    found = layers.difference * slope * (1 - active.square())
+    found = layers.difference * slope * steep
     rest = (found[:, None] * state - layers.weight_gradient).norm()
     error = float(rest / layers.weight_gradient.norm())
     return States(state[None], slope[None], error, 1)
@@ -123,8 +142,14 @@ def _single(layers: Layers) -> States:
 
 def _typical_norm(network: Network, rng: Generator) -> float:
     """How long a pooled state is: measured on random tokens."""
-    ids = torch.randint(len(network.word), (4, 12), generator=rng).to(network.word.device)
-    return float(network.last(ids)[:, 0].norm(dim=1).mean())
+    return float(random_states(network, rng).norm(dim=1).mean())
+
+
+def random_states(network: Network, rng: Generator) -> Tensor:
+    """The pooled states of a few sentences of random tokens: what the server may compute."""
+    length = min(12, network.form.length)
+    ids = torch.randint(len(network.word), (4, length), generator=rng).to(network.word.device)
+    return network.last(ids)[:, 0]
 
 
 def _from_start(layers: Layers, basis: Tensor, norm: float, rng: Generator) -> States:
@@ -157,7 +182,7 @@ class _Problem:
 
     def __init__(self, layers: Layers, basis: Tensor) -> None:
         self.weight, self.bias = layers.weight @ basis, layers.bias
-        self.difference = layers.difference
+        self.difference, self.activation = layers.difference, layers.activation
         observed = (layers.weight_gradient @ basis, layers.bias_gradient, layers.row_gradient)
         self.lengths = [part.norm() for part in observed]
         self.observed = self._joined(observed)
@@ -174,13 +199,20 @@ class _Problem:
         return found
 
     def _simulated(self, states: Tensor, slopes: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-        active = torch.tanh(self.weight @ states.T + self.bias[:, None])
-        pulls = self.difference[:, None] * slopes * (1 - active.square())
+        active, steep = _sloped(self.activation, self.weight @ states.T + self.bias[:, None])
+        pulls = self.difference[:, None] * slopes * steep
         return pulls @ states, pulls.sum(1), active @ slopes
 
     def _joined(self, parts: tuple[Tensor, Tensor, Tensor]) -> Tensor:
         scaled = [p.flatten() / length for p, length in zip(parts, self.lengths, strict=True)]
         return torch.cat(scaled)
+
+
+def _jacobian(problem: _Problem, guess: Tensor) -> Tensor:
+    with warnings.catch_warnings():
+        # At its first use the forward mode of torch warns of what it itself still compiles.
+        warnings.simplefilter("ignore", DeprecationWarning)
+        return torch.func.jacfwd(problem)(guess).flatten(1)
 
 
 def _descended(
@@ -189,7 +221,7 @@ def _descended(
     """Damped Gauss-Newton: (J^T J + c diag) d = -J^T r, c falling while the error does."""
     damping, rest = 1e-2, problem(guess)
     for _ in range(steps):
-        slope = torch.func.jacfwd(problem)(guess).flatten(1)
+        slope = _jacobian(problem, guess)
         square, pull = slope.T @ slope, slope.T @ rest
         improved = False
         while not improved and damping < 1e8:
