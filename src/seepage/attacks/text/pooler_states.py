@@ -3,6 +3,7 @@
 import warnings
 from collections.abc import Callable
 from dataclasses import dataclass
+from typing import Any
 
 import torch
 from torch import Generator, Tensor
@@ -101,8 +102,8 @@ def pooled_states(seen: Observation, network: Network, rng: Generator, starts: i
 
 def _sloped(activation: Activation, z: Tensor) -> tuple[Tensor, Tensor]:
     """The activation and its derivative, entry by entry."""
-    height, back = torch.func.vjp(activation, z)
-    return height, back(torch.ones_like(z))[0]
+    found: Any = torch.func.vjp(activation, z)
+    return found[0], found[1](torch.ones_like(z))[0]
 
 
 def layers_of(seen: Observation, network: Network) -> Layers:
@@ -212,7 +213,8 @@ def _jacobian(problem: _Problem, guess: Tensor) -> Tensor:
     with warnings.catch_warnings():
         # At its first use the forward mode of torch warns of what it itself still compiles.
         warnings.simplefilter("ignore", DeprecationWarning)
-        return torch.func.jacfwd(problem)(guess).flatten(1)
+        slope: Tensor = torch.func.jacfwd(problem)(guess)
+    return slope.flatten(1)
 
 
 def _descended(
