@@ -127,6 +127,33 @@ def attack(  # noqa: PLR0913, PLR0917 (an option each)
     attacking.run(known, attack, seed, threads, out)
 
 
+@app.command()
+@guarded
+def sweep(  # noqa: PLR0913, PLR0917 (an option each)
+    trials: Annotated[
+        str,
+        typer.Argument(
+            metavar="SWEEP.PY[:NAME]",
+            help="A Python file whose `trials` (or NAME) holds or yields seepage.Trial values.",
+        ),
+    ],
+    workers: Workers = 1,
+    threads: Threads = 1,
+    store: Annotated[
+        Path, typer.Option(help="A folder. The same command goes on where it was stopped.")
+    ] = Path("runs/sweep"),
+    out: Annotated[
+        Path | None, typer.Option(help="The report's HTML file. [default: STORE/report.html]")
+    ] = None,
+    json: AsJson = False,
+    fail_above: FailAbove = None,
+) -> None:
+    """Do the trials that a Python file of yours lists, and write their report."""
+    from seepage.cli import auditing
+
+    auditing.sweep(trials, store, (workers, threads), auditing.Ending(out, json, fail_above))
+
+
 for check in (checking.rank, checking.guard, checking.dp):
     app.command()(guarded(check))
 

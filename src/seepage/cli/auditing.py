@@ -1,11 +1,11 @@
-"""`seepage audit` and `seepage report`."""
+"""`seepage audit`, `seepage sweep` and `seepage report`."""
 
 from dataclasses import dataclass
 from pathlib import Path
 
 import typer
 
-from seepage import auditing
+from seepage import auditing, trials
 from seepage.checks import at_least
 from seepage.cli import loading, screen
 from seepage.clients import FedSGD
@@ -69,6 +69,16 @@ def run(asked: Asked, store: Path, power: tuple[int, int], ending: Ending) -> No
         )
         report = auditing.audit(model, data, None, clients, attacks, plan)
     ending.show(report, store)
+
+
+def sweep(text: str, store: Path, power: tuple[int, int], ending: Ending) -> None:
+    """Do the trials of a file, with a bar; what the store holds already is not done again."""
+    _limit(ending.fail_above)
+    planned = loading.trials(text)
+    kept = Store(store)
+    with screen.trials() as progress:
+        rows = trials.sweep(planned, kept, executor(*power), progress)
+    ending.show(Report([*rows], store), store)
 
 
 def again(store: Path, ending: Ending) -> None:

@@ -5,7 +5,7 @@ import difflib
 import importlib
 import sys
 import traceback
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from functools import partial
 from pathlib import Path
 from types import ModuleType
@@ -19,6 +19,7 @@ from seepage.core import Attack, Batch, Client, Model
 from seepage.errors import InvalidInput, SeepageError
 from seepage.forms import Images, Table, Tokens
 from seepage.integrations import checkpoints
+from seepage.trials import Trial
 
 _HOW = "Write file.py:function, or package.module:function"
 
@@ -37,6 +38,32 @@ def called(text: str) -> Any:
     run = expr.read(call if "(" in call else f"{call}()", {name: later})
     with _theirs(text):
         return run()
+
+
+def trials(text: str) -> list[Trial]:
+    """The trials of a file: what its `trials`, or the name after the colon, holds or yields."""
+    place, colon, call = text.partition(":")
+    if not place.endswith(".py") and not colon:
+        raise InvalidInput(f"{text!r} names no file of trials. Write sweep.py or sweep.py:trials.")
+    module, call = _module(place, text), call or "trials"
+    held = getattr(module, call, None)
+    made = called(f"{place}:{call}") if held is None or callable(held) else held
+    if isinstance(made, Trial):
+        made = [made]
+    if not isinstance(made, Iterable):
+        raise InvalidInput(
+            f"{text} gives {_kinds(made)}. Give seepage.Trial values, or yield them."
+        )
+    with _theirs(text):
+        found = list(made)
+    wrong = next((one for one in found if not isinstance(one, Trial)), None)
+    if wrong is not None or not found:
+        given = "nothing" if wrong is None else _kinds(wrong)
+        raise InvalidInput(
+            f"{text} gives {given} where a trial is expected. Yield seepage.Trial(model, batch, "
+            "client, attack)."
+        )
+    return found
 
 
 def model(text: str) -> Model | nn.Module:
