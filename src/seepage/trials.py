@@ -181,6 +181,7 @@ def _scored(trial: Trial, answer: Reconstruction) -> tuple[Row, dict[str, Tensor
         "trace": numbers,
         "note": answer.note,
         "shown": shown,
+        "matched": matched,
     }
     if scores.identified is not None:
         row["identified"] = scores.identified
