@@ -12,7 +12,7 @@ import torch
 from seepage import files
 from seepage.errors import Failed, InvalidInput
 from seepage.forms import Images, form_to
-from seepage.report import Report, expressions, words
+from seepage.report import Report, expressions, sentences, words
 from seepage.report.results import results
 
 HOSTILE = '"><script>alert(1)</script><img src=x onerror=alert(2)> {{ 7*7 }} \x02&amp;\x03'
@@ -260,13 +260,31 @@ def test_clients_are_explained_in_the_order_things_happen() -> None:
     assert words.client("no (expression") == ["It then applies no (expression."]
 
 
-def test_every_client_and_defense_of_the_package_is_explained() -> None:
+def test_every_client_defense_and_attack_of_the_package_is_explained() -> None:
+    import seepage.attacks
     import seepage.clients
     import seepage.defenses
 
-    for home in (seepage.clients, seepage.defenses):
-        unexplained = [n for n in home.__all__ if n not in words.EXPLAINED and n[0].isupper()]
-        assert not unexplained
+    for home in (seepage.clients, seepage.defenses, seepage.attacks):
+        kinds = [name for name in home.__all__ if isinstance(getattr(home, name), type)]
+        assert not [name for name in kinds if name not in sentences.EXPLAINED]
+
+
+def test_defaults_of_a_setting_are_words_too() -> None:
+    for name in ("Soteria", "MixUp", "InstaHide", "Percentile", "SVT", "Quantize", "Dropout"):
+        said = words.client(f"{name}(inner=FedSGD())")[1]
+        assert "unknown" not in said
+        assert "None" not in said
+    assert "layer fc" in words.client("Soteria(inner=FedSGD(), layer='fc')")[1]
+
+
+def test_attacks_that_hold_data_are_explained_and_shown_without_a_digest() -> None:
+    text = "Imprint(bins=64, public=tensor(64x3x32x32, float32, 6a7629144d5d))"
+    assert words.attack(text) == sentences.ATTACKS["Imprint"]
+    assert words.label(text) == "Imprint(bins=64, public=tensor(64x3x32x32))"
+    searched = words.attack("Restarts(inner=Invert(priors=(TV(),)), n=8)")
+    assert searched.startswith(sentences.ATTACKS["Restarts"])
+    assert sentences.ATTACKS["Invert"] in searched
 
 
 def test_hostile_words_from_every_field_are_escaped(tmp_path: Path) -> None:

@@ -3,12 +3,11 @@
 import math
 import re
 from collections import defaultdict
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Sequence
 
 from seepage.report.expressions import Part, part
 from seepage.report.results import Result
-
-Settings = Mapping[str, str]
+from seepage.report.sentences import ATTACKS, CLIENTS, STATISTICS, STEPS
 
 NOUNS = {"Images": "image", "Table": "record", "Tokens": "sentence"}
 CRITERIA = {
@@ -85,7 +84,11 @@ def label(text: str) -> str:
     >>> label("Prune(inner=FedSGD(), ratio=0.5)")
     'Prune(FedSGD(), ratio=0.5)'
     """
-    return cut(text, 600).replace("(inner=", "(")
+    return _DIGEST.sub(r"tensor(\1)", cut(text, 600)).replace("(inner=", "(")
+
+
+_DIGEST = re.compile(r"tensor\(([\dx]+), \w+, \w+\)")
+"""Tensors in an expression: their shape is enough for a reader."""
 
 
 def cut(text: str, longest: int) -> str:
@@ -154,129 +157,26 @@ def _local(layer: Part) -> str:
     """A step of a client that trains locally, where one gradient is no step of its own."""
     if layer.name != "FedSGD":
         return _layer(layer)
-    return _STATISTICS if "mode" in dict(layer.settings) else ""
+    return STATISTICS if "mode" in dict(layer.settings) else ""
 
 
 def attack(text: str) -> str:
     """What the attack does, in one or two sentences."""
-    layers = list(part(text).layers())
-    known = [_ATTACKS[layer.name] for layer in layers if layer.name in _ATTACKS]
+    names = [layer.name for layer in part(text).layers()]
+    if names == [text]:  # tensors and modules are not written as Python is
+        names = re.findall(r"\b([A-Za-z]\w*)\(", text)
+    known = [ATTACKS[name] for name in dict.fromkeys(names) if name in ATTACKS]
     return " ".join(known) or "No description of this attack is known to this report."
 
 
 def _layer(layer: Part) -> str:
     settings = dict(layer.settings)
-    if layer.name in _CLIENTS:
-        return _CLIENTS[layer.name](settings)
-    if layer.name in _STEPS:
-        return _STEPS[layer.name].format_map(defaultdict(lambda: "an unknown number", settings))
+    if layer.name in CLIENTS:
+        return CLIENTS[layer.name](settings)
+    if layer.name in STEPS:
+        return STEPS[layer.name].format_map(defaultdict(lambda: "an unknown number", settings))
     with_what = ", ".join(f"{k} = {v}" for k, v in settings.items())
     return (
         cut(f"It then applies {layer.name}" + (f" with {with_what}" if with_what else ""), 300)
         + "."
     )
-
-
-_STATISTICS = "It shares the statistics of its normalisation layers too."
-
-
-def _fedsgd(s: Settings) -> str:
-    shared = f" {_STATISTICS}" if "mode" in s else ""
-    return f"It computes one gradient of the loss over its whole batch.{shared}"
-
-
-def _fedavg(s: Settings) -> str:
-    epochs, size = s.get("epochs", "1"), s.get("batch_size")
-    times = "once" if epochs == "1" else f"{epochs} times"
-    parts = f", in minibatches of {size}" if size else ""
-    return (
-        f"It trains locally: it goes through its batch {times}{parts}, with learning rate "
-        f"{s.get('lr', '0.01')}, and shares how far the parameters moved."
-    )
-
-
-def _noise(s: Settings) -> str:
-    kind = "Laplace" if "laplace" in s.get("kind", "") else "Gaussian"
-    unit = " times the typical size of an entry" if s.get("relative") == "True" else ""
-    return f"It adds {kind} noise to every entry, with standard deviation {s.get('std')}{unit}."
-
-
-def _prune(s: Settings) -> str:
-    ratio = _percent(s.get("ratio", "0.9"))
-    scope = "all tensors together" if "global" in s.get("scope", "") else "each tensor"
-    return f"It sets the {ratio} smallest entries of {scope} to zero."
-
-
-def _secure_sum(s: Settings) -> str:
-    return f"The server sees only the sum over {s.get('users')} users (secure aggregation)."
-
-
-def _only(s: Settings) -> str:
-    pattern = s.get("pattern", "").strip("'\"")
-    if pattern.startswith("!"):
-        return f"It keeps back the tensors whose names match {pattern[1:]}."
-    return f"It shares only the tensors whose names match {pattern}."
-
-
-def _dpsgd(s: Settings) -> str:
-    return (
-        f"It clips the gradient of every example to length {s.get('norm')} and adds Gaussian noise "
-        f"of {s.get('multiplier')} times that length to their sum (DP-SGD)."
-    )
-
-
-def _quantize(s: Settings) -> str:
-    return f"It rounds every entry to {s.get('bits', '8')} bits."
-
-
-def _dropout(s: Settings) -> str:
-    what = "entries of the update" if "entries" in s.get("at", "") else "units of the network"
-    return f"It drops a random share of the {what}, keeping {_percent(s.get('keep', ''))}."
-
-
-def _percent(text: str) -> str:
-    try:
-        return f"{100 * float(text):g} %"
-    except ValueError:
-        return text
-
-
-_CLIENTS: dict[str, Callable[[Settings], str]] = {
-    "FedSGD": _fedsgd,
-    "FedAvg": _fedavg,
-    "SecureSum": _secure_sum,
-    "Only": _only,
-    "Noise": _noise,
-    "Prune": _prune,
-    "DPSGD": _dpsgd,
-    "Quantize": _quantize,
-    "Dropout": _dropout,
-}
-_STEPS = {
-    "Given": "Its update was captured beforehand, and is replayed as it is.",
-    "Clip": "It shortens the whole update to length {norm} if it is longer.",
-    "Sign": "It shares only the sign of every entry.",
-    "Soteria": "It zeroes the entries of layer {layer} that tell most about the input.",
-    "MixUp": "It trains on weighted mixtures of {k} examples.",
-    "InstaHide": "It mixes {k} examples and flips the signs of pixels at random.",
-    "Guarded": "It inspects the model first, and refuses one that looks manipulated.",
-}
-_ATTACKS = {
-    "BiasRatio": "Divides the weight gradient of a linear layer by its bias gradient, which gives "
-    "the layer's input exactly where one example dominates a row. No search is needed.",
-    "Invert": "Searches for examples whose simulated update matches the observed one, step by "
-    "step from a start of its own.",
-    "Restarts": "Tries several starts and keeps the answer that explains the update best.",
-    "Imprint": "Sends a model with a planted layer whose rows each catch few examples, and reads "
-    "them from the update.",
-    "SparseImprint": "Sends a model with a planted layer that survives local training.",
-    "OneShot": "Sends a model with a planted layer tuned to isolate one example.",
-    "RGap": "Solves for the input layer by layer, from the last layer to the first.",
-    "Moments": "Reads the examples from third-order moments of the first layer's gradient.",
-    "Span": "Finds the inputs in the space that the rows of the gradient span.",
-    "EmbeddingRows": "Reads the words that were used from the embedding's rows that moved.",
-    "TokenSpan": "Tests for each word whether it lies in the span of the attention's gradient.",
-    "Trap": "Sends a model whose first layer lets only few examples through.",
-    "Lamp": "Searches for sentences whose update matches, helped by a language model.",
-}
-EXPLAINED = frozenset(_CLIENTS) | frozenset(_STEPS)
