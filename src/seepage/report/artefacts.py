@@ -52,6 +52,19 @@ def pairs(path: Path, form: Form, wanted: Sequence[tuple[int, int | None]]) -> l
         raise InvalidInput(f"the artefact is damaged ({first}).") from None
 
 
+def tensor(path: Path, name: str, most: int) -> Tensor | None:
+    """The first rows of a tensor that an attack noted, if the file has it."""
+    try:
+        with safe_open(path, framework="pt") as file:
+            if name not in set(file.keys()):
+                return None
+            found: Tensor = file.get_slice(name)[:most]
+            return found
+    except (SafetensorError, OSError, RuntimeError, TypeError, ValueError, IndexError) as error:
+        first = (str(error).splitlines() or [""])[0][:200]
+        raise InvalidInput(f"the artefact is damaged ({first}).") from None
+
+
 class _Slice(Protocol):
     """What safetensors gives for a tensor that is not read yet."""
 

@@ -7,14 +7,17 @@ from pathlib import Path
 
 from seepage.errors import SeepageError
 from seepage.forms import Form, Images, form_from
-from seepage.report import artefacts, pictures, words
+from seepage.report import artefacts, pictures, traces, words
 from seepage.report.artefacts import Pair
 from seepage.report.pictures import Cell, Picture
-from seepage.report.results import KNOWN_RIGHT, Result, grouped, variant
+from seepage.report.results import Result, grouped, variant
+from seepage.report.traces import NOTHING, Trace
 
 CARDS, CASES = 24, 3
 FULL, PAIRS, FEWER = 4, 8, 4
 """The first cards show more examples than the rest."""
+STRIPS = 8
+"""Trials whose course is shown in pictures."""
 STORED, CELLS = 64, 48
 """An artefact holds no more examples than this, and no more columns or words are shown."""
 
@@ -32,6 +35,8 @@ class Example:
     score: str
     recovered: bool
     certificate: str
+    source: str
+    """Where the attack read it from, such as a bin."""
 
 
 @dataclass(frozen=True)
@@ -42,6 +47,7 @@ class Case:
     trials: int
     examples: tuple[Example, ...]
     missing: str
+    trace: Trace = NOTHING
 
     @property
     def hidden(self) -> int:
@@ -51,11 +57,12 @@ class Case:
 
 @dataclass(frozen=True)
 class View:
-    """Where artefacts lie, and how large and how many examples are shown."""
+    """Where artefacts lie, how many examples are shown, how large, and whose course."""
 
     folder: Path
     side: int
     pairs: int
+    traced: frozenset[str]
 
 
 @dataclass(frozen=True)
@@ -91,10 +98,13 @@ def cards(found: Sequence[Result], folder: Path) -> tuple[list[Card], int]:
         setups = grouped(group.results, variant)
         chosen.append([(setup.worst, len(setup)) for setup in setups[:CASES]])
     results = [result for card in chosen for result, _ in card]
-    side = pictures.side_for(sum(2 * min(result.n, PAIRS) for result in results))
+    traced = [result for result in results if traces.pictured(result)][:STRIPS]
+    extra = sum(map(traces.pictured, traced))
+    side = pictures.side_for(extra + sum(2 * min(result.n, PAIRS) for result in results))
+    keys = frozenset(result.key for result in traced)
     made = []
     for i, card in enumerate(chosen):
-        view = View(folder, side, PAIRS if i < FULL else FEWER)
+        view = View(folder, side, PAIRS if i < FULL else FEWER, keys)
         first = card[0][0]
         # Who knows the client stands on the left, whoever recovers more.
         card.sort(key=lambda case: not case[0].adaptive)
@@ -106,11 +116,14 @@ def _case(result: Result, trials: int, view: View) -> Case:
     try:
         form = form_from(result.row.get("form"), f"the row {result.key}")
         path = artefacts.place(view.folder, result.row.get("artefact"))
-        found = artefacts.pairs(path, form, _wanted(result, view.pairs))
+        wanted = _wanted(result, view.pairs)
+        found = artefacts.pairs(path, form, wanted)
     except SeepageError as error:
         return Case(result, trials, (), f"The examples cannot be shown: {error}")
-    examples = tuple(_example(result, form, pair, view.side) for pair in found)
-    return Case(result, trials, examples, "")
+    first = wanted[0][0] if wanted else 0
+    noted = traces.trace(result, form, path, first, view.side, pictured=result.key in view.traced)
+    examples = tuple(_example(result, form, pair, view.side, noted) for pair in found)
+    return Case(result, trials, examples, "", noted)
 
 
 def _wanted(result: Result, most: int) -> list[tuple[int, int | None]]:
@@ -128,7 +141,7 @@ def _rank(result: Result, i: int) -> tuple[bool, float]:
     return not _at(result.recovered, i), math.inf if math.isnan(value) else -value
 
 
-def _example(result: Result, form: Form, pair: Pair, side: int) -> Example:
+def _example(result: Result, form: Form, pair: Pair, side: int, noted: Trace) -> Example:
     i, truth, answer = pair.number, pair.truth, pair.answer
     cells = pictures.cells(form, truth, answer)
     value = result.values[i] if i < len(result.values) else math.nan
@@ -144,18 +157,19 @@ def _example(result: Result, form: Form, pair: Pair, side: int) -> Example:
         hidden=max(0, len(cells) - CELLS),
         score=words.score(result.metric, value) if answer is not None else "no answer",
         recovered=recovered,
-        certificate=_certificate(result, recovered, residual) if answer is not None else "",
+        certificate=_certificate(result, i, residual) if answer is not None else "",
+        source=noted.source(i) if answer is not None else "",
     )
 
 
-def _certificate(result: Result, recovered: bool, residual: float) -> str:
+def _certificate(result: Result, i: int, residual: float) -> str:
     """What the attacker can tell about an answer without the original."""
     if math.isnan(residual):
         return "the attacker cannot check it"
     about = f"residual {words.small(residual)}"
-    if residual > KNOWN_RIGHT:
+    if not _at(result.sure, i):
         return f"{about}: the attacker cannot be sure"
-    if not recovered:
+    if not _at(result.recovered, i):
         return f"{about}: explains the update, yet is wrong"
     if result.misled:
         return f"{about}: a wrong answer explains the update too"

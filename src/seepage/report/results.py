@@ -79,17 +79,27 @@ class Result:
         """The strongest guess without the update."""
         return max(self.baselines, key=lambda b: (b.recovered, _low(b.best)), default=None)
 
+    @functools.cached_property
+    def sure(self) -> tuple[bool, ...]:
+        """For each original, whether the attacker takes its answer for right.
+
+        An attack that certifies single answers says so; for others the residual does.
+        """
+        marks = _flags(_mapping(self.row.get("trace")).get("certified"))
+        if not marks:
+            return tuple(residual <= KNOWN_RIGHT for residual in self.residual)
+        matched = [_place(at, len(marks)) for at in _list(self.row.get("matched"))]
+        return tuple(at is not None and marks[at] for at in matched)
+
     @property
     def misled(self) -> bool:
         """Whether a wrong answer explains the update as well as a right one would."""
-        pairs = zip(self.recovered, self.residual, strict=False)
-        return any(residual <= KNOWN_RIGHT and not hit for hit, residual in pairs)
+        return any(sure and not hit for hit, sure in zip(self.recovered, self.sure, strict=False))
 
     @property
     def certain(self) -> int:
-        """How many recovered examples the attacker can tell to be right, by their residual."""
-        pairs = zip(self.recovered, self.residual, strict=False)
-        found = sum(hit and residual <= KNOWN_RIGHT for hit, residual in pairs)
+        """How many recovered examples the attacker can tell to be right."""
+        found = sum(hit and sure for hit, sure in zip(self.recovered, self.sure, strict=False))
         return 0 if self.misled else found
 
     @property
@@ -255,6 +265,10 @@ def _text(given: object) -> str:
 def _or_nan(given: object) -> float:
     usable = isinstance(given, int | float) and not isinstance(given, bool)
     return float(given) if usable and abs(given) < 1e300 else math.nan  # type: ignore[arg-type]
+
+
+def _place(given: object, length: int) -> int | None:
+    return given if type(given) is int and 0 <= given < length else None
 
 
 def _low(number: float) -> float:

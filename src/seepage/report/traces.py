@@ -1,0 +1,273 @@
+"""What an attack noted on its way: layers it solved, bins it read, how its search went."""
+
+import math
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from torch import Tensor
+
+from seepage.errors import SeepageError
+from seepage.forms import Form, Images
+from seepage.report import artefacts, pictures, words
+from seepage.report.pictures import Picture
+from seepage.report.results import Result
+
+FRAMES, TWINS, LAYERS, BINS, POINTS = 8, 4, 24, 512, 100
+SIDE = 96
+"""Pictures on the way to an answer are no larger than this."""
+_WIDTH, _HEIGHT = 320.0, 88.0
+
+
+@dataclass(frozen=True)
+class Layer:
+    """One step of a recursion."""
+
+    name: str
+    unknowns: str
+    short: str
+    residual: str
+    steps: str
+    unclear: str
+
+
+@dataclass(frozen=True)
+class Frame:
+    """A picture on the way, or one of several answers, and what is known of it."""
+
+    picture: Picture
+    about: str
+
+
+@dataclass(frozen=True)
+class Bin:
+    """A row of a planted layer: idle, live, or read and certified."""
+
+    number: int
+    state: str
+
+
+@dataclass(frozen=True)
+class Course:
+    """How far the simulated update was from the observed one, step by step."""
+
+    points: str
+    about: str
+
+
+@dataclass(frozen=True)
+class Trace:
+    """All that a case shows of its trace; what a trace lacks is empty."""
+
+    layers: tuple[Layer, ...] = ()
+    hidden: int = 0
+    twins: tuple[Frame, ...] = ()
+    bins: tuple[Bin, ...] = ()
+    read: str = ""
+    course: Course | None = None
+    strip: tuple[Frame, ...] = ()
+    strip_of: int = 0
+    certificate: str = ""
+    sources: tuple[str, ...] = ()
+    """For each original, where its answer was read from."""
+
+    def source(self, i: int) -> str:
+        """Where the answer to one original was read from."""
+        return self.sources[i] if i < len(self.sources) else ""
+
+
+NOTHING = Trace()
+
+
+def pictured(result: Result) -> int:
+    """How many pictures a trace may bring: known before any file is read."""
+    noted = _mapping(result.row.get("trace"))
+    return FRAMES * ("objective" in noted) + TWINS * ("layers" in noted)
+
+
+def trace(
+    result: Result, form: Form, path: Path, first: int, side: int, *, pictured: bool
+) -> Trace:
+    """What a trial's trace shows; `first` is the example that stands first in its gallery."""
+    noted = _mapping(result.row.get("trace"))
+    layers, hidden = _layers(noted)
+    bins, read = _bins(noted)
+    course, side = _course(noted), min(side, SIDE)
+    return Trace(
+        layers=layers,
+        hidden=hidden,
+        twins=_twins(noted, form, path, side) if layers and pictured else (),
+        bins=bins,
+        read=read,
+        course=course,
+        strip=_strip(result, form, path, first, side) if pictured and course else (),
+        strip_of=first + 1,
+        certificate=_certificate(noted),
+        sources=_sources(result, noted) if bins else (),
+    )
+
+
+def _layers(noted: Mapping[str, Any]) -> tuple[tuple[Layer, ...], int]:
+    rows = [_mapping(row) for row in _list(noted.get("layers"))]
+    made = tuple(
+        Layer(
+            name=words.cut(f"{row.get('name', '')}", 40),
+            unknowns=_count(row.get("unknowns")),
+            short=_count(_negative(row.get("deficit"))),
+            residual=words.small(_number(row.get("residual"))),
+            steps=_count(row.get("iterations")),
+            unclear=_count(row.get("ambiguous")),
+        )
+        for row in rows[:LAYERS]
+    )
+    return made, len(rows) - len(made)
+
+
+def _twins(noted: Mapping[str, Any], form: Form, path: Path, side: int) -> tuple[Frame, ...]:
+    """Several answers that explain the gradient alike."""
+    if not isinstance(form, Images):
+        return ()
+    found = _tensor(path, "trace/twins", TWINS)
+    if found is None or len(found) < 2 or found[0].numel() != math.prod(form.shape):
+        return ()
+    told = [row for row in map(_mapping, _list(noted.get("candidates"))) if not row.get("note")]
+    made = []
+    for i, x in enumerate(found):
+        row = told[i] if i < len(told) else {}
+        label = "" if row.get("label") is None else f"label {_count(row.get('label'))}, "
+        kept = "chosen" if row.get("kept") is True else "its twin"
+        residual = f"residual {words.small(_number(row.get('residual')))}"
+        frame = pictures.picture(form, x.reshape(form.shape), side)
+        made.append(Frame(frame, f"{label}{residual}, {kept}"))
+    return tuple(made)
+
+
+def _bins(noted: Mapping[str, Any]) -> tuple[tuple[Bin, ...], str]:
+    """Every bin of a planted layer, and what came out of them in a sentence."""
+    numbers, rows = [_whole(b) for b in _list(noted.get("bins"))], _whole(noted.get("rows"))
+    if not numbers or rows <= 0:
+        return (), ""
+    sure = [flag is True for flag in _list(noted.get("certified"))]
+    sure += [False] * (len(numbers) - len(sure))
+    state: dict[int, str] = {}
+    for number, certified in zip(numbers, sure, strict=False):
+        state[number] = "certified" if certified or state.get(number) == "certified" else "live"
+    read = (
+        f"The planted layer sorts examples into {rows:,} bins. {_whole(noted.get('live')):,} "
+        f"caught something; {words.count(sum(sure), 'answer')} read from them "
+        f"{'is' if sum(sure) == 1 else 'are'} certified."
+    )
+    cells = range(rows) if rows <= BINS else ()
+    return tuple(Bin(i, state.get(i, "idle")) for i in cells), read
+
+
+def _sources(result: Result, noted: Mapping[str, Any]) -> tuple[str, ...]:
+    numbers = _list(noted.get("bins"))
+    return tuple(
+        f"from bin {_whole(numbers[at]):,}" if type(at) is int and at < len(numbers) else ""
+        for at in _list(result.row.get("matched"))
+    )
+
+
+def _course(noted: Mapping[str, Any]) -> Course | None:
+    """The misfit as a line, on a logarithmic scale where it has one."""
+    values = [_number(v) for v in _list(noted.get("objective"))][:POINTS]
+    done = [_number(d) for d in _list(noted.get("done"))][:POINTS]
+    points = [
+        (d, v) for d, v in zip(done, values, strict=False) if math.isfinite(v) and 0 <= d <= 1
+    ]
+    if len(points) < 2:
+        return None
+    logarithmic = all(v > 0 for _, v in points)
+    heights = [math.log(v) if logarithmic else v for _, v in points]
+    low, high = min(heights), max(heights)
+    spread = high - low or 1.0
+    drawn = " ".join(
+        f"{_WIDTH * d:.1f},{4 + (_HEIGHT - 8) * (high - h) / spread:.1f}"
+        for (d, _), h in zip(points, heights, strict=True)
+    )
+    lowest = min(v for _, v in points)
+    about = (
+        f"Misfit of the simulated update over the search: {words.small(points[0][1])} at the "
+        f"start, {words.small(lowest)} at its lowest, {words.small(points[-1][1])} at the end"
+        f"{' (logarithmic)' if logarithmic else ''}."
+    )
+    return Course(drawn, about)
+
+
+def _strip(result: Result, form: Form, path: Path, first: int, side: int) -> tuple[Frame, ...]:
+    """What the search held at several times, of the candidate for one original."""
+    if not isinstance(form, Images):
+        return ()
+    matched = _list(result.row.get("matched"))
+    at = matched[first] if first < len(matched) else first
+    found = _tensor(path, "trace/frames", FRAMES)
+    usable = found is not None and found.ndim == 1 + 1 + len(form.shape)
+    if not usable or found is None or tuple(found.shape[2:]) != form.shape:
+        return ()
+    if found.shape[1] == 0:
+        return ()
+    place = at if type(at) is int and 0 <= at < found.shape[1] else 0
+    shares = (f"{100 * (i + 1) / len(found):.0f} %" for i in range(len(found)))
+    return tuple(
+        Frame(pictures.picture(form, x[place], side), share)
+        for x, share in zip(found, shares, strict=True)
+    )
+
+
+def _certificate(noted: Mapping[str, Any]) -> str:
+    """Why an exact method believes in its answer, or does not."""
+    residual, enough = _number(noted.get("residual")), _number(noted.get("enough"))
+    if math.isnan(residual) or math.isnan(enough):
+        return ""
+    holds = residual <= enough
+    parts = [
+        f"Certificate: the answer leaves {words.small(residual)} of the equations unexplained, "
+        f"and {words.small(enough)} is {'allowed' if holds else 'all that is allowed'}: it "
+        f"{'holds' if holds else 'does not hold'}."
+    ]
+    rank = _whole(noted.get("rank"))
+    if rank:
+        span = words.count(rank, "dimension")
+        parts.append(f"The rows of the gradient span {span}.")
+    tries = _whole(noted.get("starts")) or _whole(noted.get("restarts"))
+    if tries:
+        parts.append(f"It took {words.count(tries, 'start')}.")
+    predicted = _number(noted.get("predicted error"))
+    if not math.isnan(predicted) and holds:
+        parts.append(f"Rounding should leave an error of {words.small(predicted)}.")
+    return " ".join(parts)
+
+
+def _tensor(path: Path, name: str, most: int) -> Tensor | None:
+    try:
+        return artefacts.tensor(path, name, most)
+    except SeepageError:
+        return None
+
+
+def _mapping(given: object) -> Mapping[str, Any]:
+    return given if isinstance(given, Mapping) else {}
+
+
+def _list(given: object) -> Sequence[Any]:
+    return given if isinstance(given, list | tuple) else ()
+
+
+def _number(given: object) -> float:
+    usable = isinstance(given, int | float) and not isinstance(given, bool)
+    return float(given) if usable and abs(given) < 1e300 else math.nan  # type: ignore[arg-type]
+
+
+def _whole(given: object) -> int:
+    return given if isinstance(given, int) and not isinstance(given, bool) else 0
+
+
+def _negative(given: object) -> object:
+    return -given if isinstance(given, int) and not isinstance(given, bool) else None
+
+
+def _count(given: object) -> str:
+    known = isinstance(given, int) and not isinstance(given, bool)
+    return f"{given:,}" if known else "–"
