@@ -165,6 +165,48 @@ def store(folder: Path) -> list[dict[str, Any]]:
     return rows
 
 
+CHAIN = {
+    "layers": [
+        {
+            "name": f"features.block{i}.convolution",
+            "unknowns": 150_528,
+            "deficit": -72,
+            "residual": 3e-7,
+            "iterations": 48_000,
+            "ambiguous": 1_024,
+        }
+        for i in range(3)
+    ],
+    "candidates": [{"label": i, "residual": 1e-7, "kept": i == 0, "note": ""} for i in (0, 1)],
+}
+BINS = {"bins": [7, 2, 90], "certified": [True, True, False], "live": 3, "rows": 128}
+COURSE = {"done": [0.25, 0.5, 0.75, 1.0], "objective": [0.4, 0.04, 0.004, 0.008]}
+CERTIFICATE = {"rank": 3, "starts": 2, "residual": 4e-7, "enough": 2e-6, "predicted error": 3e-8}
+
+
+def traced(
+    folder: Path, trace: dict[str, Any], tensors: dict[str, Tensor], **changed: Any
+) -> dict[str, Any]:
+    """A finished trial of three images whose attack noted how it went."""
+    truth = photos(3)
+    made = trial(folder, PHOTOS, truth, truth + 1e-6, trace=trace, **changed)
+    kept, about = files.read(folder / made["artefact"])
+    files.write(folder / made["artefact"], {**kept, **tensors}, about)
+    return made
+
+
+def noted(folder: Path) -> list[dict[str, Any]]:
+    """Trials with every kind of note."""
+    frames = torch.rand(8, 3, 3, 64, 64, generator=Generator().manual_seed(0))
+    places = {"matched": [1, 0, None]}
+    return [
+        traced(folder, CHAIN, {"trace/twins": photos(2)}, attack="Restarts(inner=RGap())"),
+        traced(folder, BINS, {}, attack="Imprint()", malicious=True, **places),
+        traced(folder, COURSE, {"trace/frames": frames}, attack="Invert()", **places),
+        traced(folder, CERTIFICATE, {}, attack="Span()"),
+    ]
+
+
 def mixed(folder: Path) -> list[dict[str, Any]]:
     """Trials of tables and of sentences."""
     people = torch.tensor([[0.5, 0, 1, 0, 0, 1, -0.2], [-1.1, 0, 0, 1, 1, 0, 1.4]])

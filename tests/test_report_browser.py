@@ -28,7 +28,12 @@ def browser() -> Iterator["playwright.Browser"]:
 @pytest.fixture(scope="module")
 def address(tmp_path_factory: pytest.TempPathFactory) -> str:
     folder = tmp_path_factory.mktemp("store")
-    rows = made.store(folder) + made.mixed(folder) + [made.row(client=HOSTILE, note=HOSTILE)]
+    rows = (
+        made.store(folder)
+        + made.mixed(folder)
+        + made.noted(folder)
+        + [made.row(client=HOSTILE, note=HOSTILE)]
+    )
     return Report(rows, folder).save(folder / "report.html").as_uri()
 
 

