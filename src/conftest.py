@@ -3,7 +3,6 @@
 from importlib.util import find_spec
 
 _NEEDS = {
-    "ray": ("executors_ray.py",),
     "opacus": ("integrations/opacus.py",),
     "nvflare": ("integrations/nvflare.py",),
 }

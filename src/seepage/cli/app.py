@@ -87,6 +87,9 @@ def audit(  # noqa: PLR0913, PLR0917 (an option each)
     ] = None,
     json: AsJson = False,
     fail_above: FailAbove = None,
+    executor: Annotated[
+        str | None, typer.Option(help="ray, or ray://HOST:10001: trials as tasks of a cluster.")
+    ] = None,
 ) -> None:
     """Measure what attacks recover from what clients share of your model and data."""
     from seepage.cli import auditing
@@ -94,7 +97,7 @@ def audit(  # noqa: PLR0913, PLR0917 (an option each)
     asked = auditing.Asked(
         model, data, public, client or [], attack or [], tell or ["n"], seed or [0], batches
     )
-    auditing.run(asked, store, (workers, threads), auditing.Ending(out, json, fail_above))
+    auditing.run(asked, store, (workers, threads, executor), auditing.Ending(out, json, fail_above))
 
 
 @app.command()

@@ -51,7 +51,7 @@ class Ending:
             raise typer.Exit(_LEAKS)
 
 
-def run(asked: Asked, store: Path, power: tuple[int, int], ending: Ending) -> None:
+def run(asked: Asked, store: Path, power: tuple[int, int, str | None], ending: Ending) -> None:
     """Audit, with a bar; what the store holds already is not done again."""
     _limit(ending.fail_above)  # a slip is told before the work, not after
     model, data = loading.model(asked.model), loading.called(asked.data)
@@ -91,9 +91,18 @@ def again(store: Path, ending: Ending) -> None:
     ending.show(Report([*rows.values()], store), store)
 
 
-def executor(workers: int, threads: int) -> Executor:
-    """One process does its work here, several do it side by side."""
-    return Serial(threads) if workers == 1 else Processes(workers, threads)
+def executor(workers: int, threads: int, where: str | None = None) -> Executor:
+    """One process does its work here, several do it side by side, a cluster on its machines."""
+    if where is None:
+        return Serial(threads) if workers == 1 else Processes(workers, threads)
+    if where == "ray" or where.startswith("ray://"):
+        from seepage.integrations.ray import Ray
+
+        return Ray(None if where == "ray" else where, workers, threads=threads)
+    raise InvalidInput(
+        f"--executor {where!r} is not known: use ray (a cluster of this machine alone), or the "
+        "address of a cluster as ray://HOST:10001."
+    )
 
 
 def _limit(text: str | None) -> float | None:
