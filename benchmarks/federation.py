@@ -43,14 +43,14 @@ def spent(work: Callable[[], Any], repeats: int = 3) -> float:
     return min(times)
 
 
-def round_of(model: Model, batch: Batch, mods: list[Any]) -> Callable[[], Any]:
+def round_of(model: Model, batch: Batch, mods: list[Any], steps: int = 1) -> Callable[[], Any]:
     """One round of a real ClientApp with these mods, as a function; the reply is its result."""
     from flwr.app import ArrayRecord, Context, Message, MetricRecord, RecordDict
     from flwr.clientapp import ClientApp
     from flwr.supercore.task_identity import TaskIdentity
 
     TaskIdentity.task_id = TaskIdentity.run_id = TaskIdentity.node_id = 1
-    app, client = ClientApp(mods=mods), FedAvg(FedSGD("train"), lr=LR)
+    app, client = ClientApp(mods=mods), FedAvg(FedSGD("train"), epochs=steps, lr=LR)
 
     @app.train()
     def train(message: Message, _: Context) -> Message:
@@ -83,9 +83,11 @@ def guard() -> None:
     from seepage.integrations.flower import guard_mod
 
     model, batch = resnet()
-    plain = spent(round_of(model, batch, []), 2)
-    both = spent(round_of(model, batch, [guard_mod(model)]), 2)
-    said("guard", network="ResNet-18, 32x32", batch=32, round=plain, added=both / plain - 1)
+    for steps in (1, 10):
+        plain = spent(round_of(model, batch, [], steps), 1)
+        both = spent(round_of(model, batch, [guard_mod(model)], steps), 1)
+        said("guard", network="ResNet-18, 32x32", batch=32, steps=steps, round=plain,
+             added=both / plain - 1)  # fmt: skip
 
 
 def audit() -> None:
@@ -93,17 +95,15 @@ def audit() -> None:
 
     for name, (model, batch) in (("ResNet-18, 32x32", resnet()), ("mlp, 32x32", perceptron(32))):
         mod = audit_mod(model, lambda _, b=batch: b, [BiasRatio(), Span()], FedAvg(lr=LR))
-        plain = spent(round_of(model, batch, []), 2)
-        run = round_of(model, batch, [mod])
-        metrics = dict(run().content["metrics"])
-        said("audit", network=name, batch=32, round=plain, added=spent(run, 2) / plain - 1,
-             metrics=metrics)  # fmt: skip
+        for steps in (1, 10):
+            plain, run = (spent(round_of(model, batch, mods, steps), 1) for mods in ([], [mod]))
+            metrics = dict(round_of(model, batch, [mod], steps)().content["metrics"])
+            said("audit", network=name, batch=32, steps=steps, round=plain, added=run / plain - 1,
+                 metrics=metrics)  # fmt: skip
 
 
 def offline() -> None:
     """The reply of a client with one photograph, captured by difference, attacked."""
-    from seepage.core import Observation
-
     model, batch = perceptron(1)
     after = round_of(model, batch, [])().content["arrays"].to_torch_state_dict()
     update = {name: t - after[name] for name, t in model.state.items()}

@@ -94,7 +94,8 @@ def audit_mod(
             return refusal(message, f"withheld by the audit: {error}")
         batch = data(context)
         rows = [
-            run(Trial(broadcast, batch, Given(update), attack, client, tell)) for attack in attacks
+            run(Trial(broadcast, batch, _Leaving(update), attack, client, tell))
+            for attack in attacks
         ]
         shares = [sum(r["recovered"]) / len(r["recovered"]) for r in rows if r["status"] == "done"]
         worst = max(shares, default=float("nan"))
@@ -231,6 +232,19 @@ class CapturingStrategy(Strategy):  # type: ignore[misc]  # Flower is untyped
                     files.write(entry, {"bytes": raw}, {"array": named})
         with self._findings.open("a", encoding="utf-8") as file:
             file.write(json.dumps(about) + "\n")
+
+
+class _Leaving:
+    """A client that shares this update; unlike `Given` it takes no fingerprint of it."""
+
+    def __init__(self, update: Tensors) -> None:
+        self.update = update
+
+    def __call__(self, model: Model, batch: Batch, rng: torch.Generator) -> Tensors:
+        return self.update
+
+    def __repr__(self) -> str:
+        return "the outgoing update"
 
 
 def _trains(message: Message) -> bool:
