@@ -19,7 +19,7 @@ import torch
 from seepage import zoo
 from seepage.attacks import BiasRatio, Span
 from seepage.clients import FedAvg, FedSGD
-from seepage.core import Batch, Model, stream
+from seepage.core import Batch, Model, Observation, stream
 from seepage.executors import Serial
 from seepage.trials import Trial, sweep
 
@@ -93,12 +93,12 @@ def guard() -> None:
 def audit() -> None:
     from seepage.integrations.flower import audit_mod
 
-    for name, (model, batch) in (("ResNet-18, 32x32", resnet()), ("mlp, 32x32", perceptron(32))):
+    for name, (model, batch) in (("ResNet-18, 32x32", resnet()), ("mlp, 32x32", perceptron(2))):
         mod = audit_mod(model, lambda _, b=batch: b, [BiasRatio(), Span()], FedAvg(lr=LR))
         for steps in (1, 10):
             plain, run = (spent(round_of(model, batch, mods, steps), 1) for mods in ([], [mod]))
             metrics = dict(round_of(model, batch, [mod], steps)().content["metrics"])
-            said("audit", network=name, batch=32, steps=steps, round=plain, added=run / plain - 1,
+            said("audit", network=name, batch=len(batch), steps=steps, round=plain, added=run / plain - 1,
                  metrics=metrics)  # fmt: skip
 
 
