@@ -98,8 +98,8 @@ def audit() -> None:
         for steps in (1, 10):
             plain, run = (spent(round_of(model, batch, mods, steps), 1) for mods in ([], [mod]))
             metrics = dict(round_of(model, batch, [mod], steps)().content["metrics"])
-            said("audit", network=name, batch=len(batch), steps=steps, round=plain, added=run / plain - 1,
-                 metrics=metrics)  # fmt: skip
+            figures = {"round": plain, "added": run / plain - 1, "metrics": metrics}
+            said("audit", network=name, batch=len(batch), steps=steps, **figures)
 
 
 def offline() -> None:

@@ -67,21 +67,19 @@ def test_the_slope_is_the_derivative(objective: Any, change: Any, weights: list[
     given, observed = pair()
     observed = change(observed)
 
-    def misfit(*moved: torch.Tensor) -> torch.Tensor:
-        room = [torch.empty_like(g) for g in observed]
-        value: torch.Tensor = objective(Sides(moved, observed, weights, room))[0]
+    def misfit(*moved: torch.Tensor) -> float:
+        value: float = objective(Sides.of(moved, observed, weights)).value
         return value
 
-    room = [torch.empty_like(g) for g in observed]
-    _, slopes = objective(Sides(given, observed, weights, room))
-    slopes = [slope.clone() for slope in slopes]
+    found = objective(Sides.of(given, observed, weights))
+    slopes = [slope * found.factor for slope in found.slopes]
     for place, tensor in enumerate(given):
         for entry in range(tensor.numel()):
             step = torch.zeros_like(tensor)
             step.view(-1)[entry] = 1e-6
             ends = [[*given[:place], tensor + side * step, *given[place + 1 :]] for side in (1, -1)]
             up, down = (misfit(*end) for end in ends)
-            assert float((up - down) / 2e-6) == pytest.approx(
+            assert (up - down) / 2e-6 == pytest.approx(
                 float(slopes[place].view(-1)[entry]), abs=1e-6
             )
 
@@ -98,22 +96,21 @@ def test_the_slope_of_signs_is_the_derivative_at_a_fixed_median(kind: Any) -> No
     else:
         soft = torch.nn.functional.softplus(-2 * signs * entries / middle)
         wanted = soft[signs != 0].sum() / len(signs)
-    misfit, slopes = Signs(kind)(Sides.of(given, observed))
-    assert float(misfit) == pytest.approx(float(wanted.detach()))
-    for slope, exact in zip(slopes, torch.autograd.grad(wanted, held), strict=True):
-        torch.testing.assert_close(slope, exact)
+    found = Signs(kind)(Sides.of(given, observed, [1.0, 1.0]))
+    assert found.value == pytest.approx(float(wanted.detach()))
+    for slope, exact in zip(found.slopes, torch.autograd.grad(wanted, held), strict=True):
+        torch.testing.assert_close(slope * found.factor, exact)
 
 
 def test_nothing_is_held_against_what_lies_in_the_cell() -> None:
     _, inner = pair()
-    kept = {str(i): t for i, t in enumerate(inner)}
     defense = Prune(FedSGD(), 0.6)
     pruned = [
         t * (t.abs() > t.abs().flatten().kthvalue(int(0.6 * t.numel())).values) for t in inner
     ]
-    misfit, slopes = Box(defense)(Sides.of(list(kept.values()), pruned))
-    assert float(misfit) == 0
-    assert not any(bool(slope.any()) for slope in slopes)
+    found = Box(defense)(Sides.of(inner, pruned, [1.0, 1.0]))
+    assert found.value == 0
+    assert not any(bool(slope.any()) for slope in found.slopes)
     with pytest.raises(InvalidInput, match="has no cell"):
         Box(FedSGD())
 

@@ -4,4 +4,24 @@ Each module of this folder is one paper: its docstring begins with the title, an
 `reproduce(quick, folder)` yields one `Claim` after another as they are found.
 """
 
-__all__ = ["liu2024", "wang2023"]
+__all__ = [
+    "believed",
+    "dlg",
+    "dropout_inversion",
+    "finisher",
+    "flower_ldp",
+    "guard",
+    "hgap",
+    "inverting_gradients",
+    "label_counts",
+    "liu2024",
+    "matching",
+    "matching_cost",
+    "rero",
+    "rgap",
+    "rgap_rank",
+    "robbing_the_fed",
+    "soteria",
+    "svt_budget",
+    "wang2023",
+]

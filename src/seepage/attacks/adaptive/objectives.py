@@ -34,7 +34,8 @@ class Box:
     ...         low = {name: u - 0.5 for name, u in update.items()}
     ...         return low, {name: u + 0.5 for name, u in update.items()}
     >>> sides = Sides.of([torch.tensor([3.0, 1.2])], [torch.tensor([1.0, 1.0])], [1.0])
-    >>> Box(Half())(sides).value, Box(Half())(sides).slopes
+    >>> misfit = Box(Half())(sides)
+    >>> misfit.value, misfit.slopes
     (1.125, [tensor([1.5000, 0.0000])])
     """
 
@@ -63,8 +64,8 @@ class Box:
 class Support:
     """`Cosine` over the entries of the update that are not zero: the mask that a defense shows.
 
-    >>> sides = Sides.of([torch.tensor([1.0, 7.0])], [torch.tensor([2.0, 0.0])], [1.0])
-    >>> Support()(sides).value
+    >>> pair = [torch.tensor([1.0, 7.0])], [torch.tensor([2.0, 0.0])]
+    >>> Support()(Sides.of(*pair, [1.0])).value
     0.0
     """
 
@@ -99,7 +100,8 @@ class Signs:
             return self._soft(sides, middle)
         bent = [(G / middle).tanh() for G in sides.given]
         found = Cosine(self.weights, self.task)(dataclasses.replace(sides, given=bent))
-        slopes = [v * (1 - t.square()) / middle for v, t in zip(found.slopes, bent, strict=True)]
+        pairs = zip(found.slopes, bent, strict=True)
+        slopes = [v * (1 - t.square()) / middle for v, t in pairs]
         return dataclasses.replace(found, slopes=slopes)
 
     def _soft(self, sides: Sides, middle: Tensor) -> Misfit:
@@ -138,10 +140,10 @@ class Likelihood:
         if self.kind == "gauss":
             scale = 1 / self.std**2
             total = torch.stack([w * r.square().sum() for w, r in pairs]).sum() * scale / 2
-            return Misfit(float(total), [w * r for w, r in pairs], scale)
+            return Misfit(float(total), [w * scale * r for w, r in pairs])
         scale = 2**0.5 / self.std
         total = torch.stack([w * r.abs().sum() for w, r in pairs]).sum() * scale
-        return Misfit(float(total), [w * r.sign() for w, r in pairs], scale)
+        return Misfit(float(total), [w * scale * r.sign() for w, r in pairs])
 
 
 def _square(tensors: Sequence[Tensor]) -> Tensor:
