@@ -148,6 +148,9 @@ def _answer(seen: Observation, stack: Stack, solution: _Solution) -> Reconstruct
     reached = stack.reads_data and level.inputs.shape[1] == math.prod(seen.model.form.shape)
     trace = _trace(solution, features, state.at.delta, like(seen))
     note = _note(seen, solution, reached, certain)
+    if solution.holds and solution.given.noise == 0 and trace["predicted error"] > 1e-3:
+        vague = f"inputs nearly coincide: settled to about {trace['predicted error']:.0e} at best"
+        note = "; ".join(part for part in (note, vague) if part)
     if not reached:
         nothing = Reconstruction.nothing(seen, "")
         return replace(nothing, note=note, trace=trace)
