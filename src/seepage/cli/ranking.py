@@ -144,8 +144,9 @@ def _measured(model: Model, batch: Batch, asked: Asked) -> Measured:
     basis = _basis(batch.x, asked.basis)
     exact, doubled = _doubled(model, batch)
     try:
-        rank.cost(exact, doubled, basis)  # the first one also pays for what torch loads
-        cost = rank.cost(exact, doubled, basis)
+        with screen.waiting("estimating the cost"):
+            rank.cost(exact, doubled, basis)  # the first one also pays for what torch loads
+            cost = rank.cost(exact, doubled, basis)
         screen.note(
             f"Measuring {cost.columns:,} directions: about {_time(cost.seconds)} and "
             f"{max(cost.gigabytes, 0.01):.2g} GB of memory beside the network."
