@@ -46,6 +46,14 @@ def pair(seed: int = 0) -> tuple[list[torch.Tensor], list[torch.Tensor]]:
     )
 
 
+def kept(g: list[torch.Tensor]) -> list[torch.Tensor]:
+    return g
+
+
+def signs(g: list[torch.Tensor]) -> list[torch.Tensor]:
+    return [t.sign() for t in g]
+
+
 def zeroed(tensors: list[torch.Tensor]) -> list[torch.Tensor]:
     return [t * (t.abs() > 0.5) for t in tensors]
 
@@ -54,13 +62,13 @@ def zeroed(tensors: list[torch.Tensor]) -> list[torch.Tensor]:
     ("objective", "change"),
     [
         (Box(Prune(FedSGD(), 0.5)), zeroed),
-        (Box(Quantize(FedSGD(), 3)), lambda g: g),
-        (Box(Sign(FedSGD())), lambda g: [t.sign() for t in g]),
+        (Box(Quantize(FedSGD(), 3)), kept),
+        (Box(Sign(FedSGD())), signs),
         (Support(), zeroed),
-        (Likelihood(0.3), lambda g: g),
-        (Likelihood(0.3, "laplace"), lambda g: g),
+        (Likelihood(0.3), kept),
+        (Likelihood(0.3, "laplace"), kept),
     ],
-    ids=str,
+    ids=lambda value: getattr(value, "__name__", str(value)),
 )
 @pytest.mark.parametrize("weights", [[1.0, 1.0], [0.5, 2.0]])
 def test_the_slope_is_the_derivative(objective: Any, change: Any, weights: list[float]) -> None:

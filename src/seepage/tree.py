@@ -98,7 +98,7 @@ def check_names(given: Tensors, expected: Tensors, what: str) -> None:
     ]
     if found:
         raise InvalidInput(
-            f"{what} does not fit the model. " + "; ".join(found) + ". "
+            f"{what} and the model differ. " + "; ".join(found) + ". "
             "Pass tensors of the same network, with the names of its state_dict()."
         )
 
