@@ -27,8 +27,8 @@ BLIND = (
     "vector are audited",
     "intent: well-trained honest networks isolate examples too, and that leak is as real; of "
     "batches under 16 examples honest and malicious models give away as many, so none is judged",
-    "the gradient's signal-to-noise ratio (D-SNR) stays low for imprints in large batches (below .2 "
-    "at 64 examples, .64 was seen at 16): it is printed, not judged",
+    "the gradient's signal-to-noise ratio (D-SNR) stays low for imprints in large batches (below "
+    ".2 at 64 examples, .64 was seen at 16): it is printed, not judged",
 )
 
 
