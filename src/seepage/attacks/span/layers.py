@@ -13,6 +13,7 @@ from seepage.core import Model
 from seepage.errors import InvalidInput
 from seepage.forms import Images, Tokens
 
+_LARGE = 20_000_000
 _NORMS = (nn.BatchNorm1d, nn.LayerNorm, nn.GroupNorm)
 
 
@@ -109,7 +110,9 @@ def inputs_of(model: Model, layer: Layer) -> Callable[[Tensor], Tensor]:
 
 
 def _watched(model: Model) -> tuple[Tensor, Tensor, list[_Call]]:
-    for dtype in (torch.float64, model.params[next(iter(model.params))].dtype):
+    own = next(iter(model.params.values())).dtype
+    large = tree.size(model.params) > _LARGE
+    for dtype in (own,) if large else (torch.float64, own):
         try:
             return _watch(model, dtype)
         except RuntimeError:  # some networks fix a dtype in their code
@@ -118,7 +121,7 @@ def _watched(model: Model) -> tuple[Tensor, Tensor, list[_Call]]:
 
 
 def _watch(model: Model, dtype: torch.dtype) -> tuple[Tensor, Tensor, list[_Call]]:
-    module, calls = copy.deepcopy(model.module), list[_Call]()
+    module, calls = _shell(model.module), list[_Call]()
     for name, part in module.named_modules():
         if not any(True for _ in part.children()):
             part.register_forward_hook(_recorder(name, calls))
@@ -127,6 +130,12 @@ def _watch(model: Model, dtype: torch.dtype) -> tuple[Tensor, Tensor, list[_Call
     with torch.no_grad():
         output: Tensor = torch.func.functional_call(module, state, (x,))
     return x, output, calls
+
+
+def _shell(module: nn.Module) -> nn.Module:
+    """A copy to put hooks on, which shares the tensors: they may fill the memory."""
+    tensors = [*module.parameters(), *module.buffers()]
+    return copy.deepcopy(module, {id(tensor): tensor for tensor in tensors})
 
 
 def _recorder(
