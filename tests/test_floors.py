@@ -13,7 +13,8 @@ FLOORS = [
     {"clients", "chains", "accounting"},
     {"defenses", "attacks", "metrics", "analysis", "guard", "zoo"},
     {"trials", "store", "executors", "prints", "progress"},
-    {"report", "papers", "integrations"},
+    {"integrations"},
+    {"report", "papers"},
     {"auditing"},
     {"cli"},
 ]

@@ -36,6 +36,12 @@ class Masked(nn.Module):
         self.__dict__["network"] = network
         self.pad, self.anatomy = pad, anatomy
 
+    def __setattr__(self, name: str, given: Any) -> None:
+        super().__setattr__(name, given)
+        if "network" in self.__dict__ and name in self._modules:
+            # A layer that is replaced here is replaced where it is called.
+            setattr(self.__dict__["network"], name, given)
+
     def forward(self, x: Tensor) -> Tensor:
         if x.is_floating_point():
             real = (x.detach() != self._pad_row(x)).any(-1)
