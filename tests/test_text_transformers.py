@@ -187,3 +187,12 @@ def test_rouge_is_that_of_the_package_with_unmatched_truths_at_zero() -> None:
     assert scores.tolist() == [[0, 0, 0], [100, 100, 100]]
     half = rouge(["the dog"], ["the cat"])
     assert half[0].tolist() == pytest.approx([50, 0, 50])
+
+
+def test_dager_is_confirmed_in_its_quick_form() -> None:
+    pytest.importorskip("rouge_score", reason="needs the extra seepage[text]")
+    from seepage.papers import dager
+
+    claims = list(dager.reproduce(quick=True))
+    assert len(claims) == 4
+    assert {claim.verdict for claim in claims} == {"confirmed"}
