@@ -6,6 +6,7 @@ Each module of this folder is one paper: its docstring begins with the title, an
 
 __all__ = [
     "believed",
+    "dager",
     "dlg",
     "dropout_inversion",
     "finisher",
@@ -17,6 +18,7 @@ __all__ = [
     "liu2024",
     "matching",
     "matching_cost",
+    "pooler",
     "rero",
     "rgap",
     "rgap_rank",
