@@ -85,7 +85,7 @@ class Moments:
         noise = noise_of(seen, rng).get(stack.head.weight, 0.0)
         expected = noise * math.sqrt(rows.gradient.numel()) / float(rows.gradient.norm())
         enough = max(_exact(seen), 1.1 * expected)
-        visible, tried = rows.visible(), list[_Result]()
+        visible, tried = rows.visible() if self.polish else rows, list[_Result]()
         both = self.polish and len(visible) < len(rows)
         for known in [rows, visible] if both else [rows]:
             found = estimated(known, stack.activation, plan, wanted, rng)
