@@ -171,14 +171,16 @@ def _strongest(curves: Mapping[str, list[tuple[float, float]]]) -> Claim:
             first.append(min(known, key=lambda name: known[name]))
             shown = ", ".join(f"{name} {leak:.2f}" for name, leak in known.items())
             lines.append(f"at {lost:.0%} lost: {shown}")
-    confirmed = bool(first) and all(name == "prune" for name in first)
+    first_here = bool(first) and all(name == "prune" for name in first)
     return Claim(
         "the strongest defense at equal loss of accuracy",
         "gradient pruning",
         "; ".join(lines) or "the curves do not overlap",
-        "confirmed" if confirmed else "not confirmed",
-        "interpolated between measured strengths, never beyond; a pruning adversary who completes "
-        "the gradient would do better",
+        # These attackers do not complete a pruned gradient, and one who does recovers all of it:
+        # that pruning comes first here confirms nothing.
+        "measured" if first_here else "not confirmed",
+        "interpolated between measured strengths, never beyond; against attackers who do not "
+        "complete a pruned gradient",
     )
 
 
