@@ -2,7 +2,9 @@
 
     python examples/one_round.py
     seepage attack update.safetensors --model examples/app.py:build --params before.safetensors \
-        --client "FedAvg(epochs=2, lr=0.05)" --attack "BiasRatio()"
+        --attack "BiasRatio()"
+
+Without `--client` the protocol is read off the update, and what was assumed is printed.
 """
 
 import sys

@@ -136,7 +136,7 @@ def defend_mod(wrapper: Callable[[Client], Client], seed: Callable[[], int] | No
     return mod
 
 
-class CapturingStrategy(Strategy):  # type: ignore[misc]  # Flower is untyped
+class CapturingStrategy(Strategy):
     """Any strategy, with each client's update kept as a file for `seepage attack`.
 
     `folder/round-1/node-17.safetensors` is the `Observation` of what this server holds. A reply
@@ -302,12 +302,12 @@ def _told(reply: Message, key: str | None) -> int | None:
 
 
 def _record(reply: Message, recovered: float, failed: int) -> None:
-    records = list(reply.content.metric_records.values())
-    if not records:
-        reply.content["seepage"] = MetricRecord()
-        records = [reply.content["seepage"]]
-    records[0]["seepage.recovered"] = float(recovered)
-    records[0]["seepage.failed"] = failed
+    record = next(iter(reply.content.metric_records.values()), None)
+    if record is None:
+        record = MetricRecord()
+        reply.content["seepage"] = record
+    record["seepage.recovered"] = float(recovered)
+    record["seepage.failed"] = failed
 
 
 def _withheld(worst: float, limit: float, errors: str) -> str:

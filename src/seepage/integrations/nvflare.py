@@ -10,9 +10,9 @@ from typing import Any
 
 import numpy
 import torch
-from nvflare.apis.dxo import DXO, DataKind  # type: ignore[import-not-found]
-from nvflare.apis.dxo_filter import DXOFilter  # type: ignore[import-not-found]
-from nvflare.apis.filter import ContentBlockedException  # type: ignore[import-not-found]
+from nvflare.apis.dxo import DXO, DataKind
+from nvflare.apis.dxo_filter import DXOFilter
+from nvflare.apis.filter import ContentBlockedException
 
 from seepage.clients import FedSGD, Given
 from seepage.core import Attack, Batch, Client, Model, check_update

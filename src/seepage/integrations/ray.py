@@ -108,8 +108,9 @@ def _packed(work: Callable[[Item], Result], items: Sequence[Item]) -> tuple[list
     """Everything in one piece, so that what items share travels once; and where modules are."""
     from ray import cloudpickle
 
+    dumps: Callable[[object], bytes] = cloudpickle.dumps
     try:
-        return sys.path, cloudpickle.dumps((work, list(items)))
+        return sys.path, dumps((work, list(items)))
     except Exception as error:
         raise InvalidInput(
             "this model, loss, client or attack cannot be sent to another machine "
