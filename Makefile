@@ -4,6 +4,9 @@ BIN := .venv/bin
 INSTALL := $(BIN)/python -m pip install --quiet --disable-pip-version-check \
 	--constraint constraints.txt --editable
 
+# `make bench` takes minutes; `make bench BENCH=matching` any other file of benchmarks/, some hours.
+BENCH ?= house bias_ratio
+
 .PHONY: demo test check bench docs clean
 
 demo: .venv/demo
@@ -18,7 +21,7 @@ check: .venv/dev
 	$(BIN)/mypy
 
 bench: .venv/dev
-	@set -e; for file in benchmarks/*.py; do $(BIN)/python $$file; done
+	@set -e; for name in $(BENCH); do $(BIN)/python benchmarks/$$name.py; done
 
 docs: .venv/dev
 	$(BIN)/seepage reproduce --all --quick --out docs/reproduced
