@@ -94,7 +94,7 @@ def test_the_verdict_says_what_was_shown_and_under_which_assumptions(audited: Re
         "attack BiasRatio()",
         "honest server",
         "told the number of examples",
-        "the attacker knows",
+        "the attacker holds a certificate for",
         "(mean of public) recovers 0 of 8, at best 15.4 dB",
         "an attacker who knows what the client does recovers more",
         "2 of 26 trials failed",
@@ -344,7 +344,7 @@ def test_pictures_stand_beside_what_is_known_of_them(page: str) -> None:
         "over 60 dB",
         "guess 15.4 dB",
         "random 10.8 dB (0 of 8)",
-        "the attacker knows it is right",
+        "the attacker holds a certificate",
         "chance 19 %",
     ):
         assert part in page

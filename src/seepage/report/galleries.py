@@ -173,7 +173,7 @@ def _certificate(result: Result, i: int, residual: float) -> str:
         return f"{about}: explains the update, yet is wrong"
     if result.misled:
         return f"{about}: a wrong answer explains the update too"
-    return f"{about}: the attacker knows it is right"
+    return f"{about}: the attacker holds a certificate"
 
 
 def _at(flags: tuple[bool, ...], i: int) -> bool:

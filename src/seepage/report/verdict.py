@@ -146,8 +146,8 @@ def _certain(worst: Result) -> str:
     sure = words.count(worst.certain, "answer")
     which = {worst.n: "every answer", 1: "one answer"}.get(worst.certain, f"each of {sure}")
     return (
-        f"The attacker knows that {'the answer' if worst.n == 1 else which} is right, without "
-        "seeing the original: it explains the update to better than one part in a thousand."
+        f"The attacker holds a certificate for {'the answer' if worst.n == 1 else which}, computed "
+        "without the original: it explains the update to better than one part in a thousand."
     )
 
 
