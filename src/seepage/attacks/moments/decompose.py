@@ -59,7 +59,7 @@ def _jennrich(tensor: Tensor, count: int, rng: Generator) -> Tensor:
 def _weights(tensor: Tensor, unit: Tensor) -> Tensor:
     """c from (E^T E)^p c = T(e, ..., e)."""
     gram = (unit.T @ unit) ** tensor.ndim
-    weights: Tensor = torch.linalg.lstsq(gram, _powers(tensor, unit, 0)[:, None]).solution
+    weights: Tensor = torch.linalg.pinv(gram) @ _powers(tensor, unit, 0)[:, None]
     return weights[:, 0]
 
 

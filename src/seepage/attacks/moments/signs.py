@@ -29,7 +29,7 @@ class Weighed:
 def inputs_from(seen: Weighed, plan: Plan, function: Function, biases: Tensor) -> Tensor:
     """Inputs in the coordinates of the span (B, k): the parity of the moments signs them."""
     unit, high = seen.components.directions, seen.components.coefficients
-    odd = torch.linalg.lstsq(unit, seen.first[:, None]).solution[:, 0]
+    odd = torch.linalg.pinv(unit) @ seen.first
     even = _second_weights(unit, seen.second)
     worth = weighted(function, 1.0, biases)
     if plan.path == "C":
@@ -45,7 +45,7 @@ def inputs_from(seen: Weighed, plan: Plan, function: Function, biases: Tensor) -
 
 def _second_weights(unit: Tensor, second: Tensor) -> Tensor:
     squares = torch.einsum("ai,bi->abi", unit, unit).reshape(-1, unit.shape[1])
-    weights: Tensor = torch.linalg.lstsq(squares, second.reshape(-1, 1)).solution[:, 0]
+    weights: Tensor = torch.linalg.pinv(squares) @ second.reshape(-1)
     return weights
 
 

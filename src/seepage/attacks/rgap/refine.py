@@ -109,7 +109,7 @@ def settled(chain: Chain, x: Tensor, trail: list[Step], most: int = 200) -> Tens
         rows = [torch.autograd.grad(z, at, retain_graph=True)[0].reshape(-1) for z in units]
         matrix, aim = torch.stack(rows), wrong.detach()
         # Past the kink by a hair: -z lands on it, and rounding would decide.
-        step = torch.linalg.lstsq(matrix.cpu(), (-aim * (1 + 1e-3)).cpu()[:, None]).solution
+        step = torch.linalg.pinv(matrix.cpu()) @ (-aim * (1 + 1e-3)).cpu()[:, None]
         x = x + step[:, 0].to(x).view_as(x)
     return x
 

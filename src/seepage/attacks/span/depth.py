@@ -65,7 +65,7 @@ def _solved(
         slope = _slope(activation, z[reached]).abs()
         matrix = weight[surely][reached] * slope[:, None]
         target = (z[reached] - bias[surely][reached]) * slope
-        rows.append(torch.linalg.lstsq(matrix, target[:, None]).solution[:, 0])
+        rows.append(torch.linalg.pinv(matrix) @ target)
     return torch.stack(rows)
 
 
