@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from flwr.app import ArrayRecord, ConfigRecord, Context, Message, MessageType, MetricRecord
+from flwr.app import ArrayRecord, ConfigRecord, Context, Message, MetricRecord
 from flwr.serverapp.strategy import Strategy
 from torch import nn
 
@@ -24,7 +24,16 @@ from seepage.errors import Failed, InvalidInput
 from seepage.forms import Column, Table
 from seepage.guard import Report, Scan
 from seepage.guard.guarded import Check
-from seepage.integrations.flower_records import arrays_of, refusal, replaced, state_of
+from seepage.integrations.flower_records import (
+    arrays_of,
+    recorded,
+    refusal,
+    replaced,
+    state_of,
+    told,
+    trains,
+    withheld,
+)
 from seepage.tree import Tensors
 from seepage.trials import Trial, run
 from seepage.values import describe
@@ -45,7 +54,7 @@ def guard_mod(model: Model, checks: Sequence[Check] = (Scan(),), data: Data | No
     """
 
     def mod(message: Message, context: Context, call_next: Next) -> Message:
-        if not _trains(message):
+        if not trains(message):
             return call_next(message, context)
         try:
             _, record = arrays_of(message.content, "the broadcast")
@@ -86,7 +95,7 @@ def audit_mod(
 
     def mod(message: Message, context: Context, call_next: Next) -> Message:
         reply = call_next(message, context)
-        if not _trains(message) or reply.has_error():
+        if not trains(message) or reply.has_error():
             return reply
         try:
             broadcast, update = _exchanged(model, message, reply)
@@ -101,8 +110,8 @@ def audit_mod(
         worst = max(shares, default=float("nan"))
         if limit is not None and not worst <= limit:
             errors = "; ".join(str(row["error"]) for row in rows if row["error"])
-            return refusal(message, _withheld(worst, limit, errors))
-        _record(reply, worst, len(rows) - len(shares))
+            return refusal(message, withheld(worst, limit, errors))
+        recorded(reply, worst, len(rows) - len(shares))
         return reply
 
     return mod
@@ -118,7 +127,7 @@ def defend_mod(wrapper: Callable[[Client], Client], seed: Callable[[], int] | No
 
     def mod(message: Message, context: Context, call_next: Next) -> Message:
         reply = call_next(message, context)
-        if not _trains(message) or reply.has_error():
+        if not trains(message) or reply.has_error():
             return reply
         try:
             name, sent = arrays_of(reply.content, "the reply")
@@ -219,7 +228,7 @@ class CapturingStrategy(Strategy):
         broadcast = self.model.with_params(before)
         update = _moved(broadcast, tree.subtract(_floats(before), _floats(after)))
         check_update(update, broadcast, "the reply")
-        return Observation(broadcast, self.client, update, _told(reply, self.examples))
+        return Observation(broadcast, self.client, update, told(reply, self.examples))
 
     def _reported(self, about: dict[str, object], reply: Message, place: Path) -> None:
         place.parent.mkdir(parents=True, exist_ok=True)
@@ -245,11 +254,6 @@ class _Leaving:
 
     def __repr__(self) -> str:
         return "the outgoing update"
-
-
-def _trains(message: Message) -> bool:
-    # "train" and "train.NAME" are training; what else a server asks for shares no update.
-    return bool(message.metadata.message_type.partition(".")[0] == MessageType.TRAIN)
 
 
 def _exchanged(model: Model, message: Message, reply: Message) -> tuple[Model, Tensors]:
@@ -291,29 +295,3 @@ def _opaque(state: Tensors) -> Model:
 def _nothing(model: Model) -> Batch:
     like = next(iter(model.params.values()))
     return Batch(like.new_zeros((1, *model.form.shape)), torch.zeros(1, dtype=torch.long))
-
-
-def _told(reply: Message, key: str | None) -> int | None:
-    for record in reply.content.metric_records.values():
-        given = record.get(key) if key else None
-        if isinstance(given, int | float) and given >= 1:
-            return int(given)
-    return None
-
-
-def _record(reply: Message, recovered: float, failed: int) -> None:
-    record = next(iter(reply.content.metric_records.values()), None)
-    if record is None:
-        record = MetricRecord()
-        reply.content["seepage"] = record
-    record["seepage.recovered"] = float(recovered)
-    record["seepage.failed"] = failed
-
-
-def _withheld(worst: float, limit: float, errors: str) -> str:
-    if worst != worst:  # noqa: PLR0124 (NaN)
-        return f"withheld by the audit: no attack finished, so nothing was measured: {errors}"
-    return (
-        f"withheld by the audit: {worst:.0%} of the examples could be recovered from this update "
-        f"(limit {limit:.0%}). Train on more examples a round, or put a defense on the update."
-    )

@@ -6,7 +6,7 @@ from typing import Any
 
 import numpy
 import torch
-from flwr.app import Array, ArrayRecord, Error, Message, RecordDict
+from flwr.app import Array, ArrayRecord, Error, Message, MessageType, MetricRecord, RecordDict
 from torch import Tensor
 
 from seepage import tree
@@ -97,3 +97,38 @@ def replaced(record: ArrayRecord, state: Mapping[str, Tensor]) -> ArrayRecord:
 def refusal(message: Message, why: str) -> Message:
     """An error in place of an update: Flower's strategies count it, and go on without it."""
     return Message(Error(REFUSED, why), reply_to=message)
+
+
+def told(reply: Message, key: str | None) -> int | None:
+    """The number of examples, where the client's metrics hold it under this key."""
+    for record in reply.content.metric_records.values():
+        given = record.get(key) if key else None
+        if isinstance(given, int | float) and given >= 1:
+            return int(given)
+    return None
+
+
+def recorded(reply: Message, recovered: float, failed: int) -> None:
+    """Add what an audit found to the metrics of the reply."""
+    record = next(iter(reply.content.metric_records.values()), None)
+    if record is None:
+        record = MetricRecord()
+        reply.content["seepage"] = record
+    record["seepage.recovered"] = float(recovered)
+    record["seepage.failed"] = failed
+
+
+def withheld(worst: float, limit: float, errors: str) -> str:
+    """Why an update stays at home."""
+    if worst != worst:  # noqa: PLR0124 (NaN)
+        return f"withheld by the audit: no attack finished, so nothing was measured: {errors}"
+    return (
+        f"withheld by the audit: {worst:.0%} of the examples could be recovered from this update "
+        f"(limit {limit:.0%}). Train on more examples a round, or put a defense on the update."
+    )
+
+
+def trains(message: Message) -> bool:
+    """Whether this message asks for training."""
+    # "train" and "train.NAME" are training; what else a server asks for shares no update.
+    return bool(message.metadata.message_type.partition(".")[0] == MessageType.TRAIN)
