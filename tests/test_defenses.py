@@ -2,7 +2,7 @@
 
 import pytest
 import torch
-from torch import nn
+from torch import Tensor, nn
 from torch.nn import functional
 
 from seepage import (
@@ -99,6 +99,66 @@ def test_what_pruning_says_of_the_entries_it_zeroed() -> None:
     low, high = defense.cell(shared(defense))
     torch.testing.assert_close(low["a"], torch.tensor([-0.5, -0.5, 3.0, 0.5]))
     torch.testing.assert_close(high["a"], torch.tensor([0.5, 0.5, 3.0, 0.5]))
+
+
+def small() -> tuple[Model, Batch]:
+    """A small network with a smooth activation, in double precision."""
+    net = nn.Sequential(nn.Flatten(), nn.Linear(16, 12), nn.Tanh(), nn.Linear(12, 4)).double()
+    drawn = stream(3, "small")
+    for parameter in net.parameters():
+        with torch.no_grad():
+            parameter.copy_(torch.randn(parameter.shape, generator=drawn) / 4)
+    x = torch.rand((2, 1, 4, 4), generator=drawn, dtype=torch.float64)
+    return Model.of(net, functional.cross_entropy, Images((1, 4, 4), 4)), Batch(x, torch.arange(2))
+
+
+def told_ratios(model: Model, batch: Batch) -> Tensor:
+    """sqrt(|dg_k/dx| / |g_k|) of every entry of the gradient, from the whole Jacobian."""
+
+    def gradient(x: Tensor) -> Tensor:
+        return tree.flat(FedSGD()(model, Batch(x, batch.y), stream(0, "client")))
+
+    jacobian = torch.autograd.functional.jacobian(gradient, batch.x.clone())
+    size = gradient(batch.x).abs().clamp_min(1e-8)
+    return (jacobian.flatten(1).norm(dim=1) / size).sqrt().clamp(1e-8, 1e6)
+
+
+def test_optimal_noise_follows_what_each_entry_tells() -> None:
+    model, batch = small()
+    ratio, plain = told_ratios(model, batch), FedSGD()(model, batch, stream(0, "client"))
+    defense = Noise(FedSGD(), 0.3, kind="optimal")
+    added = torch.stack(
+        [tree.flat(tree.subtract(defense(model, batch, stream(seed, "noise")), plain))
+         for seed in range(300)]
+    )  # fmt: skip
+    expected = 0.3 * ratio * (len(ratio) / ratio.square().sum()).sqrt()
+    assert float(added.square().mean().sqrt()) == pytest.approx(0.3, rel=0.1)
+    # Ten sketches know a length to within sqrt(1 / 20), and its root to half of that.
+    gap = (added.std(0) / expected).log()
+    assert float(gap.abs().median()) < 0.15
+    assert float(gap.abs().max()) < 0.7
+
+
+def test_optimal_pruning_zeroes_what_tells_most() -> None:
+    model, batch = small()
+    ratio = told_ratios(model, batch)
+    whole = FedSGD()(model, batch, stream(0, "client"))
+    defense = Prune(FedSGD(), 0.5, scope="global", kind="optimal")
+    kept = tree.flat(defense(model, batch, stream(0, "client")))
+    assert torch.equal(kept[kept != 0], tree.flat(whole)[kept != 0])
+    assert int((kept == 0).sum()) == len(ratio) // 2
+    ordered = ratio.argsort(descending=True)
+    assert float((kept[ordered[: len(ratio) // 4]] == 0).double().mean()) > 0.95
+    assert float((kept[ordered[-len(ratio) // 4 :]] == 0).double().mean()) < 0.05
+
+
+def test_optimal_kinds_need_data_with_a_derivative() -> None:
+    model, batch = small()
+    words = Batch(batch.x.long(), batch.y)
+    with pytest.raises(InvalidInput, match="differentiates the update by the data"):
+        Prune(FedSGD(), 0.5, kind="optimal")(model, words, stream(0, "client"))
+    with pytest.raises(InvalidInput, match=r"Prune\.kind='best'"):
+        Prune(FedSGD(), 0.5, kind="best")  # type: ignore[arg-type]
 
 
 @pytest.mark.parametrize(

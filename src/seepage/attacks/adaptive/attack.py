@@ -101,7 +101,7 @@ def ways(seen: Observation) -> Iterator[Way]:
         yield Way("support", inner, Support())
     if kind == "Sign":
         yield Way("signs", inner, Signs())
-    if kind == "Noise" and not outer.relative:
+    if kind == "Noise" and not outer.relative and outer.kind != "optimal":
         yield Way("likelihood", inner, Likelihood(outer.std, outer.kind))
 
 
