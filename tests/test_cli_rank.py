@@ -98,6 +98,8 @@ def test_a_measurement_says_its_cost_first_and_leaves_pictures(home: Path) -> No
     assert measured["noise"] == 0.01
     for name in ("equations.png", "spectrum.png"):
         assert (home / "found" / name).read_bytes().startswith(b"\x89PNG")
+    assert measured["layers"].keys() == {"1.0", "1.3"}
+    assert "1.3 <span" in (home / "found" / "rank.html").read_text()
 
 
 @pytest.mark.usefixtures("home")

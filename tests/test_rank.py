@@ -211,6 +211,22 @@ def test_a_basis_measures_a_subspace() -> None:
     assert cost.gigabytes < 1
 
 
+def test_the_layers_of_a_spectrum_add_up_to_it() -> None:
+    network = nn.Sequential(nn.Flatten(), zoo.mlp(27, 12, 10, activation="tanh"))
+    model = model_of_double(seeded(10, network).double(), 3, 10)
+    x = torch.rand(1, 3, 3, 3, generator=stream(2, "x"), dtype=torch.float64)
+    batch = Batch(x, torch.tensor([4]))
+    found = rank.jacobian(model, batch, sketch=None)
+    assert list(found.layers) == ["1.linear1", "1.linear2"]
+    whole = sum(float(values.square().sum()) for values in found.layers.values())
+    assert whole == pytest.approx(float(found.values.square().sum()), rel=1e-9)
+    jacobian = dense_jacobian(model, batch)
+    first = jacobian[: 12 * 27 + 12]  # the weight and the bias of linear1 come first
+    wanted = torch.linalg.svdvals(first)
+    assert torch.allclose(found.layers["1.linear1"], wanted, atol=1e-6)
+    assert found.told("1.linear1") == int(torch.linalg.matrix_rank(first, rtol=3e-7))
+
+
 def test_directions_that_no_weight_sees_are_undetermined() -> None:
     network = nn.Sequential(nn.Conv2d(3, 4, 1, stride=2), nn.Tanh(), nn.Flatten(), nn.Linear(64, 3))
     model = model_of(seeded(7, network), 8)

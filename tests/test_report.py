@@ -4,6 +4,7 @@ import json
 import re
 import shutil
 from pathlib import Path
+from typing import Any
 
 import pytest
 import report_store as made
@@ -248,6 +249,42 @@ def test_curves_bear_what_is_missing(scores: dict[str, object], tmp_path: Path) 
         for std in (0.1, 1.0, 10.0)
     ]
     assert html(rows, tmp_path).count("<svg") == 2
+
+
+RANKED: dict[str, Any] = {
+    "counted": {
+        "layers": [
+            {"name": "<b>conv1", "unknowns": 768, "count": 700, "confirmed": None, "deficit": -68,
+             "network": 758},
+        ],
+        "tier": "deficient", "meaning": "directions stay open.", "advice": ["Widen conv1."],
+    },
+    "measured": {
+        "inputs": 768, "directions": 4, "rank": 3, "error": None, "noise": 1e-3,
+        "singular_values": [2.0, 1.0, 0.5, 0.0], "hidden_below": 0.1,
+        "layers": {"<i>first": [1.0, 0.5, 0.0, 0.0], "last": [1.7, 0.9, 0.5]},
+    },
+}  # fmt: skip
+
+
+def test_a_count_beside_the_rows_has_a_section_with_a_line_for_each_layer(tmp_path: Path) -> None:
+    (tmp_path / "rank.json").write_text(json.dumps(RANKED))
+    made = html([], tmp_path)
+    assert 'href="#equations"' in made
+    wanted = ["&lt;b&gt;conv1", "Deficient: directions", "tells 3 apart", "alone tells"]
+    for text in (*wanted, "&lt;i&gt;first", "2 directions", "3 directions"):
+        assert text in made
+    assert "<b>conv1" not in made
+    drawn = made[made.index('id="equations"') :]
+    assert drawn.count("<svg") == 1
+    assert "NaN" not in drawn
+
+
+@pytest.mark.parametrize("text", ["", "[]", "{}", '{"counted": 3, "measured": null}'])
+def test_a_damaged_count_is_told_with_the_remedy(text: str, tmp_path: Path) -> None:
+    (tmp_path / "rank.json").write_text(text)
+    with pytest.raises(InvalidInput, match="seepage rank --out"):
+        html([], tmp_path)
 
 
 def test_clients_are_explained_in_the_order_things_happen() -> None:

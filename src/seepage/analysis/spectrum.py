@@ -8,8 +8,8 @@ Fisher information as a score of inversion: Zhang et al. 2023, Inversion Influen
 import math
 import time
 import warnings
-from collections.abc import Callable
-from dataclasses import dataclass
+from collections.abc import Callable, Iterable
+from dataclasses import dataclass, field
 
 import torch
 from torch import Tensor
@@ -30,14 +30,16 @@ class Spectrum:
     """Singular values of J, largest first, for unknowns of a subspace of the input.
 
     `scaled` has each tensor's rows divided by the length of its gradient, so that no layer hides
-    behind another; `values` is J itself. `length` and `entries` are those of the gradient, for
-    noise given relative to it.
+    behind another; `values` is J itself, and `layers` has the singular values of each layer's rows
+    of J, whose squared matrices add up to that of J. `length` and `entries` are those of the
+    gradient, for noise given relative to it.
     """
 
     scaled: Tensor
     values: Tensor
     length: float
     entries: int
+    layers: dict[str, Tensor] = field(default_factory=dict)
 
     @property
     def unknowns(self) -> int:
@@ -46,7 +48,11 @@ class Spectrum:
     @property
     def rank(self) -> int:
         """Directions that one gradient tells apart: squares above 1e-13 of the largest."""
-        return int((self.scaled.square() > SMALLEST * self.scaled[0].square()).sum())
+        return _counted(self.scaled)
+
+    def told(self, layer: str) -> int:
+        """Directions that the gradient of one layer alone tells apart."""
+        return _counted(self.layers[layer])
 
     @property
     def condition(self) -> float:
@@ -65,8 +71,11 @@ class Spectrum:
 
     def above(self, noise: float, size: float = 0.1) -> int:
         """Directions whose own error under this noise is below `size`, a tenth of the range."""
-        sigma = noise * self.length / math.sqrt(self.entries)
-        return int((self.values * size > sigma).sum())
+        return int((self.values > self.floor(noise, size)).sum())
+
+    def floor(self, noise: float, size: float = 0.1) -> float:
+        """The singular value of a direction whose own error under this noise is `size`."""
+        return noise * self.length / math.sqrt(self.entries) / size
 
 
 @dataclass(frozen=True)
@@ -120,8 +129,9 @@ def cost(model: Model, batch: Batch, basis: int | Tensor | None = None) -> Cost:
     columns(directions[:2])
     each = (time.perf_counter() - start) / 2
     n = len(directions)
-    rows = sum(min(g.numel(), 3 * n) for g in gradient.values())
-    algebra = (rows * n**2 + 10 * n**3) / 2e9
+    sizes = [min(g.numel(), 3 * n) for g in gradient.values()]
+    rows = sum(sizes)
+    algebra = (2 * rows * n**2 + 10 * n**3 + sum(5 * min(size, n) ** 3 for size in sizes)) / 2e9
     return Cost(n, each * n + algebra, (rows * n + 3 * n**2) * 8 / 1e9)
 
 
@@ -202,14 +212,36 @@ def _hashed(columns: Tensor, n: int, sketch: int | None, name: str) -> Tensor:
 
 def _spectrum(parts: dict[str, list[Tensor]], sizes: Tensors, gradient: Tensors) -> Spectrum:
     scaled = plain = torch.zeros(())
-    for name, chunks in parts.items():
-        rows = torch.cat(chunks)
-        chunks.clear()
-        gram = rows @ rows.T
-        plain = plain + gram
-        scaled = scaled + gram / sizes[name].square()
+    layers: dict[str, Tensor] = {}
+    for layer, names in _by_layer(parts).items():
+        tensors = [torch.cat(parts.pop(name)) for name in names]
+        grams = [own @ own.T for own in tensors]
+        for name, gram in zip(names, grams, strict=True):
+            plain = plain + gram
+            scaled = scaled + gram / sizes[name].square()
+        rows = sum(own.shape[1] for own in tensors)
+        small = rows < len(grams[0])
+        layers[layer] = _singular(
+            _outer(torch.cat(tensors, 1)) if small else sum(grams[1:], grams[0])
+        )
     length, entries = float(tree.norm(gradient)), tree.size(gradient)
-    return Spectrum(_singular(scaled), _singular(plain), length, entries)
+    return Spectrum(_singular(scaled), _singular(plain), length, entries, layers)
+
+
+def _counted(values: Tensor) -> int:
+    return int((values.square() > SMALLEST * values[0].square()).sum())
+
+
+def _outer(rows: Tensor) -> Tensor:
+    return rows.T @ rows
+
+
+def _by_layer(names: Iterable[str]) -> dict[str, list[str]]:
+    """The tensors of each module: its weight and its bias see the input through the same signal."""
+    made: dict[str, list[str]] = {}
+    for name in names:
+        made.setdefault(name.rpartition(".")[0] or name, []).append(name)
+    return made
 
 
 def _singular(gram: Tensor) -> Tensor:

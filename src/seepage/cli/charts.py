@@ -1,12 +1,12 @@
 """Pictures that commands write beside what they print."""
 
-import math
 from pathlib import Path
 from typing import Any
 
 from seepage.analysis.rank import Exposure, Spectrum
 
-_ACCENT, _ALARM, _SOFT = "#0b6b74", "#a3341a", "#566166"
+_ACCENT, _ALARM, _SOFT, _INK = "#0b6b74", "#a3341a", "#566166", "#1b2427"
+_NAMED = 24  # more layers than that have no names beside their lines
 
 
 def equations(exposure: Exposure, path: Path) -> None:
@@ -28,11 +28,15 @@ def equations(exposure: Exposure, path: Path) -> None:
 
 
 def spectrum(found: Spectrum, noise: float, path: Path) -> None:
-    """Singular values of the gradient's derivative, and what the noise hides of them."""
-    figure, axes = _figure(7.0)
-    values = found.values.clamp(min=float(found.values.max()) * 1e-16)
-    axes.semilogy(range(1, len(values) + 1), values.tolist(), color=_ACCENT, linewidth=1.8)
-    hidden = 10 * noise * found.length / math.sqrt(found.entries)
+    """Singular values of the gradient's derivative, of each layer's part, and what noise hides."""
+    figure, axes = _figure(8.5)
+    least = float(found.values.max()) * 1e-16
+    for name, part in found.layers.items():
+        told = part[: found.told(name)]
+        axes.semilogy(range(1, len(told) + 1), told.tolist(), linewidth=1, label=_short(name))
+    whole = found.values.clamp(min=least).tolist()
+    axes.semilogy(range(1, len(whole) + 1), whole, color=_INK, linewidth=2, label="all layers")
+    hidden = found.floor(noise)
     if hidden > 0:
         axes.axhline(hidden, color=_ALARM, linewidth=1, linestyle="--")
         said = f"noise {noise:g}: below, a tenth of the range is hidden"
@@ -41,12 +45,14 @@ def spectrum(found: Spectrum, noise: float, path: Path) -> None:
         axes.axvline(found.rank + 0.5, color=_SOFT, linewidth=1, linestyle=":")
         axes.annotate(
             f"{found.unknowns - found.rank:,} directions stay open",
-            (found.rank, float(values[0])),
+            (found.rank, float(found.values[0])),
             (-4, -10),
             textcoords="offset points",
             ha="right",
             color=_SOFT,
         )
+    if 1 < len(found.layers) <= _NAMED:
+        axes.legend(frameon=False, fontsize=8, loc="center left", bbox_to_anchor=(1, 0.5))
     axes.set_xlabel("direction of the input, clearest first")
     axes.set_ylabel("change of the gradient per change of the input")
     figure.savefig(path, dpi=150)

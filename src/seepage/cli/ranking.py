@@ -19,6 +19,7 @@ from seepage.analysis import rank
 from seepage.cli import charts, loading, screen
 from seepage.core import Batch, Model
 from seepage.errors import Failed, InvalidInput, SeepageError
+from seepage.report.exposure import page as exposure_page
 from seepage.store import plain
 
 _MOST = 1200  # directions that are measured unless more are asked for
@@ -67,7 +68,9 @@ class Measured:
             "noise": self.noise,
             "error": _finite(error),
             "readable": found.above(self.noise),
-            "singular_values": found.values.tolist(),
+            "singular_values": _brief(found.values),
+            "layers": {name: _brief(values) for name, values in found.layers.items()},
+            "hidden_below": found.floor(self.noise),
         }
 
     def lines(self) -> list[str]:
@@ -94,6 +97,9 @@ class Measured:
                 f"- {at}, an attacker without any prior errs by at least {error:.3g} (root mean "
                 "square, in the network's units); attackers have priors and do better"
             )
+        if len(found.layers) > 1:
+            each = (f"{name} {found.told(name):,}" for name in found.layers)
+            said.append(f"- told apart by the gradient of one layer alone: {', '.join(each)}")
         if found.unknowns < self.inputs:
             said.append("- finer directions were not measured: raise --basis for more")
         return said
@@ -267,6 +273,8 @@ def _write(
         if measured is not None:
             charts.spectrum(measured.spectrum, measured.noise, out / "spectrum.png")
             names.append("spectrum.png")
+        (out / "rank.html").write_text(exposure_page(out), encoding="utf-8")
+        names.append("rank.html")
     except OSError as error:
         raise InvalidInput(f"cannot write {out}: {error.strerror}. Choose another --out.") from None
     screen.note(f"Written to {out}: {', '.join(names)}")
@@ -278,6 +286,10 @@ def _time(seconds: float) -> str:
 
 def _first(error: Exception) -> str:
     return f"{type(error).__name__}: {' '.join(str(error).split())[:200]}"
+
+
+def _brief(values: Tensor) -> list[float]:
+    return [float(f"{value:.6g}") for value in values.tolist()]
 
 
 def _finite(number: float) -> float | None:

@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any
 
 import seepage
 from seepage.report import verdict, words
+from seepage.report.exposure import exposure
 from seepage.report.galleries import Card, cards, highlights
 from seepage.report.plots import curves
 from seepage.report.results import Failure, Group, Result, grouped, setup
@@ -37,7 +38,7 @@ def page(found: Sequence[Result], failed: Sequence[Failure], folder: Path) -> st
     shown, hidden = cards(found, folder)
     drawn, undrawn = curves(found)
     return (
-        _environment()
+        environment()
         .get_template("page.html.jinja")
         .render(
             version=seepage.__version__,
@@ -56,6 +57,7 @@ def page(found: Sequence[Result], failed: Sequence[Failure], folder: Path) -> st
             cards=Cut(shown, hidden),
             highlights=highlights(shown),
             curves=Cut(drawn, undrawn),
+            exposure=exposure(folder),
             failed=_cut(failed, FAILED),
             places=_places(setups.items, shown, failed[:FAILED]),
         )
@@ -132,7 +134,8 @@ def _cut(items: Sequence[Any], most: int) -> Cut:
 
 
 @functools.cache
-def _environment() -> "Environment":
+def environment() -> "Environment":
+    """The templates of the pages."""
     from jinja2 import Environment, PackageLoader, StrictUndefined
     from markupsafe import Markup
 
@@ -172,5 +175,5 @@ def _mean(group: Group) -> float:
 
 def _script_hash() -> str:
     """The only script that the page allows, whatever else finds its way into it."""
-    source = _environment().get_template("filter.js").render()
+    source = environment().get_template("filter.js").render()
     return base64.b64encode(hashlib.sha256(source.encode()).digest()).decode()

@@ -8,7 +8,7 @@ import io
 import itertools
 import math
 import re
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -91,6 +91,27 @@ def _curve(label: str, points: list[tuple[float, Result]], prefix: str) -> Curve
     )
 
 
+def spectrum(whole: Sequence[float], parts: Mapping[str, Sequence[float]], hidden: float) -> str:
+    """Singular values on a logarithmic scale: of all layers, and of each under its letter."""
+    from matplotlib import rc_context
+    from matplotlib.figure import Figure
+
+    with rc_context({"svg.fonttype": "none", "svg.hashsalt": "spectrum", "font.size": 10.5}):
+        figure = Figure(figsize=(5.2, 3.4), layout="constrained")
+        axes = figure.subplots()
+        for side in ("top", "right"):
+            axes.spines[side].set_visible(False)
+        for (letter, values), (_, dash) in zip(parts.items(), itertools.cycle(_STYLES)):
+            axes.semilogy(range(1, len(values) + 1), values, dash, color=_ACCENT, linewidth=1)
+            at = (len(values), values[-1]) if values else (0, 1)
+            axes.annotate(letter, at, (4, 0), textcoords="offset points", color=_INK, weight="bold")
+        axes.semilogy(range(1, len(whole) + 1), whole, color=_INK, linewidth=2)
+        if hidden > 0:
+            axes.axhline(hidden, color=_INK, linewidth=0.8, linestyle="--", alpha=0.6)
+        axes.tick_params(colors=_INK, color=_FAINT, length=3)
+        return _svg(figure, "spectrum")
+
+
 def _line(letter: str, key: tuple[str, bool], members: list[tuple[float, Result]]) -> Line:
     attack, _ = key
     values = tuple(sorted({x for x, _ in members}))
@@ -125,9 +146,13 @@ def _drawn(lines: Sequence[Line], values: list[float], what: str, prefix: str) -
             _shares(axes, lines, values)
         else:
             _scores(axes, lines, values, what)
-        data = io.StringIO()
-        none = dict.fromkeys(("Date", "Creator", "Format", "Type"))
-        figure.savefig(data, format="svg", transparent=True, metadata=none)
+        return _svg(figure, prefix)
+
+
+def _svg(figure: Any, prefix: str) -> str:
+    data = io.StringIO()
+    none = dict.fromkeys(("Date", "Creator", "Format", "Type"))
+    figure.savefig(data, format="svg", transparent=True, metadata=none)
     return _inlined(data.getvalue(), prefix)
 
 
