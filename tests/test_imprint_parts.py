@@ -8,10 +8,12 @@ import torch
 from crafted import CLASSES, PUBLIC, attacked, people, private, small
 from torch import nn
 
-from seepage import expr
+from seepage import expr, zoo
 from seepage.attacks import Counted, Imprint, OneShot, SparseImprint, Trap
 from seepage.attacks.imprint import edges
+from seepage.attacks.imprint.block import gradients
 from seepage.attacks.imprint.certificate import Grid, Levels
+from seepage.attacks.imprint.invert import invert
 from seepage.clients import FedSGD, Only
 from seepage.core import Batch, Model, observe, stream
 from seepage.errors import InvalidInput
@@ -27,6 +29,33 @@ def test_a_mixture_of_two_photographs_is_never_on_the_grid() -> None:
     off, snapped = grid(left + 1e-5)
     assert bool((off < 1).all())
     assert torch.allclose(snapped, left, atol=1e-6)
+
+
+def test_inversion_is_the_quotient_of_neighbouring_rows_and_leaves_the_update_alone() -> None:
+    sample = zoo.photos(24, 96, seed=33).relabelled(CLASSES, seed=33).normalised()
+    net = nn.Sequential(nn.AdaptiveAvgPool2d(32), small())
+    public = zoo.photos(200, 96, seed=34).normalised()
+    crafted = Imprint(bins=32, public=public.x).craft(sample.model(net), stream(0, "craft"))
+    seen = observe(crafted, sample.batch, FedSGD(), stream(0, "client"))
+    weight, bias, notes = gradients(seen)
+    before = weight.clone()
+    found = invert(weight, bias, notes, None)
+    assert torch.equal(weight, before)
+    # Rows come out of `craft` in the order of their edges.
+    rows = torch.cat([weight, weight[:1] * 0]).double()
+    counts = torch.cat([bias, bias[:1] * 0]).double()
+    quotients = rows.diff(dim=0) / counts.diff()[:, None]
+    exact = quotients[found.bin]
+    assert int(found.certified.sum()) >= 8
+    assert int((~found.certified).sum()) >= 2
+    assert torch.allclose(found.x.double(), exact, atol=1e-2)
+    mixed = ~found.certified & (found.size > 1e-3 * found.size.max())
+    assert torch.allclose(found.x[mixed].double(), exact[mixed], rtol=1e-3, atol=1e-4)
+    # Sizes are estimated by a glance: they only order the candidates.
+    lengths = rows.diff(dim=0)[found.bin].norm(dim=1)
+    assert torch.allclose(found.size[:8], lengths[:8], rtol=0.3)
+    assert bool((found.residual[found.certified] < 1e-3).all())
+    assert bool((found.residual[mixed] > 1e-3).all())
 
 
 def test_levels_refuse_what_is_not_one_hot() -> None:

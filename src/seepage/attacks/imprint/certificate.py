@@ -3,6 +3,7 @@
 import math
 from collections.abc import Callable
 from dataclasses import dataclass
+from functools import cached_property
 from typing import Protocol
 
 import torch
@@ -12,7 +13,12 @@ from seepage.forms import Form, Images, Table
 
 __all__ = ["Grid", "Judge", "Levels", "Reader", "Vocabulary", "judge_of"]
 
-_GLANCE = 1024  # entries that decide whether the others are worth looking at
+_GLANCE = 256  # entries that decide whether the others are worth looking at
+_TINY = 1e-30
+
+
+Cell = Callable[[slice], Tensor]
+"""A part of a bin's sum D, in memory that its reader may use up."""
 
 
 class Judge(Protocol):
@@ -34,11 +40,29 @@ class Reader:
         """(m, N) of what the rows saw -> (m, M) candidates."""
         return features if self.decode is None else self.decode(features)
 
-    def promising(self, features: Tensor) -> bool:
-        """Whether one candidate survives a glance at some of its entries (cheap)."""
-        if self.decode is not None or not isinstance(self.judge, Grid):
-            return True
-        return self.judge.glance(features)
+    def glance(self, features: Tensor) -> Tensor:
+        """(m, N) -> (m, G): the entries that tell whether the others are worth looking at."""
+        if self.decode is None and isinstance(self.judge, Grid):
+            return self.judge.glance(features)
+        return features
+
+    def doubts(self, glances: Tensor) -> tuple[Tensor, Tensor]:
+        """(m, G) -> (m,) how far off the grid at least, and the relative distance to it."""
+        if self.decode is not None:  # no entry of carried images can be read alone
+            return glances.new_zeros(len(glances)), glances.new_zeros(len(glances))
+        off, snapped = self.judge(glances)
+        return off, (glances - snapped).norm(dim=1) / glances.norm(dim=1).clamp_min(_TINY)
+
+    def read(self, cell: Cell, count: float, out: Tensor) -> tuple[float, float]:
+        """Writes the example cell / count, snapped where it has a grid; how far off it was, and
+        at what distance.
+        """
+        if self.decode is None and isinstance(self.judge, Grid):
+            return self.judge.read(cell, count, out)
+        x = self.examples((cell(slice(None)) / count)[None])
+        off, snapped = self.judge(x)
+        out.copy_((snapped if bool(off <= 1) else x)[0])
+        return float(off), float((x - snapped).norm())
 
     def answer(self, x: Tensor, like: Tensor) -> Tensor:
         """Candidates as the form has them: token numbers for text, the model's type otherwise."""
@@ -63,28 +87,51 @@ class Grid:
     tolerance: float = 0.12
 
     def __call__(self, x: Tensor) -> tuple[Tensor, Tensor]:
+        snapped = torch.empty_like(x)
+        parts = zip(self.lines, self._channels(x), self._channels(snapped), strict=True)
+        away = [_rounded(part.clone(), into, line) for line, part, into in parts]
+        return torch.stack([a.abs_().amax(1) for a in away]).amax(0) / self.tolerance, snapped
+
+    def read(self, cell: Cell, count: float, out: Tensor) -> tuple[float, float]:
+        """Writes the image nearest to cell / count; how far off that was, and at what distance.
+
+        Channel by channel and in place, so that what is in between stays in the processor's cache:
+        a large image costs little more than reading it and writing the answer.
+        """
+        size, worst, total = len(out) // len(self.lines), 0.0, 0.0
+        for place, (low, slope) in enumerate(self.lines):
+            span = slice(place * size, (place + 1) * size)
+            away = _rounded(cell(span), out[span], (low, slope), count)
+            square = float(torch.dot(away, away))
+            # The length bounds the largest entry, and mostly is small enough itself.
+            near = square <= self.tolerance**2
+            worst = max(worst, square**0.5 if near else float(away.abs_().amax()))
+            total += square / slope**2
+        return worst / self.tolerance, total**0.5
+
+    @cached_property
+    def lines(self) -> list[tuple[float, float]]:
+        """For each channel the input of level 0, and levels per unit of input."""
+        low, high = (edge.flatten() for edge in self.form.box(torch.zeros(1, dtype=torch.float64)))
+        return list(zip(low.tolist(), (255 / (high - low)).tolist(), strict=True))
+
+    def glance(self, x: Tensor) -> Tensor:
+        """Evenly spread entries of every channel."""
         channels = x.reshape(len(x), self.form.shape[0], -1)
-        slope, start = self._levels(x)
-        levels = torch.addcmul(start, channels, slope)
-        whole = levels.round()
-        outside = (whole.amin((1, 2)) < 0) | (whole.amax((1, 2)) > 255)
-        off = levels.sub_(whole).abs_().amax((1, 2)) / self.tolerance
-        snapped = whole.sub_(start).div_(slope).reshape(x.shape)
-        return off.masked_fill(outside, math.inf), snapped
+        return channels[:, :, :: max(1, x[0].numel() // _GLANCE)].flatten(1)
 
-    def glance(self, x: Tensor) -> bool:
-        """The same test on evenly spread entries."""
-        channels = x.reshape(self.form.shape[0], -1)
-        stride = max(1, channels.shape[1] * len(channels) // _GLANCE)
-        slope, start = self._levels(x)
-        levels = channels[:, ::stride] * slope[0] + start[0]
-        return bool((levels - levels.round()).abs().amax() <= self.tolerance)
+    def _channels(self, x: Tensor) -> tuple[Tensor, ...]:
+        return x.reshape(len(x), self.form.shape[0], -1).unbind(1)
 
-    def _levels(self, like: Tensor) -> tuple[Tensor, Tensor]:
-        """Slope and start (1, C, 1) of the line from network input to level."""
-        low, high = (edge.reshape(1, -1, 1) for edge in self.form.box(like))
-        slope = 255 / (high - low)
-        return slope, -low * slope
+
+def _rounded(x: Tensor, out: Tensor, line: tuple[float, float], unit: float = 1.0) -> Tensor:
+    """Writes the nearest level of x / unit to `out`; x becomes how many levels off it was."""
+    low, slope = line
+    x.mul_(slope / unit).sub_(low * slope)
+    torch.round(x, out=out).clamp_(0, 255)
+    x.sub_(out)
+    out.mul_(1 / slope).add_(low)
+    return x
 
 
 @dataclass(frozen=True)

@@ -4,6 +4,7 @@ import math
 from dataclasses import dataclass
 from typing import Any
 
+import numpy
 import torch
 from torch import Tensor
 
@@ -30,14 +31,30 @@ class Found:
 
 
 @dataclass(frozen=True)
-class _Glimpse:
-    """What a first pass over one bin keeps of it: numbers, not the bin itself."""
+class _Bin:
+    """Where a bin's sum stands: the rows that differ by it, and what it is divided by."""
 
     row: int
+    above: int | None
+    """The row of the next edge; none above the last."""
     count: float
+    place: int
+    """How many edges lie below: the bin's number."""
+
+    def cell(self, weight: Tensor, out: Tensor) -> Tensor:
+        """D_l = gW_l - gW_{l+1}."""
+        row = weight[self.row]
+        return out.copy_(row) if self.above is None else torch.sub(row, weight[self.above], out=out)
+
+
+@dataclass(frozen=True)
+class _Glance:
+    """What a look at some entries of a bin tells."""
+
+    bin: _Bin
     size: float
-    h: float
-    promising: bool
+    off: float
+    residual: float
 
 
 def invert(weight: Tensor, bias: Tensor, notes: Notes, keep: int | None) -> Found:
@@ -48,22 +65,12 @@ def invert(weight: Tensor, bias: Tensor, notes: Notes, keep: int | None) -> Foun
     bin: a single one is read exactly. The last row is the top bin as it stands.
 
     Rows are subtracted in the update's own type: the difference of two floats is rounded once, to
-    a part in 10^7 of itself, far below what summing over the batch has already lost.
+    a part in 10^7 of itself, far below what summing over the batch has already lost. A glance at
+    some hundred entries of each bin tells which to read; only those are read whole, and once.
     """
-    order = torch.argsort(notes.lower[notes.direction >= 0].to(weight.device))
-    rows = torch.nonzero(notes.direction >= 0).flatten().to(weight.device)[order].tolist()
-    exact = bias.double()[rows]
-    differences = (exact - torch.cat([exact[1:], exact.new_zeros(1)])).tolist()
-    live = [i for i, d in enumerate(differences) if abs(d) > _LIVE * float(exact.abs().max())]
-    if not live:
-        return empty(weight)
-    measure = notes.measures[0].to(weight)
-    seen = [_glimpse(i, differences[i], _difference(weight, rows, i), measure, notes) for i in live]
-    seen = [g for g in seen if g.size > 0]
-    if not seen:
-        return empty(weight)
-    seen.sort(key=lambda g: (not _inside(g, notes, rows), -g.size))
-    return _found(seen[:keep], weight, rows, notes, len(live))
+    bins = _bins(bias, notes)
+    glances = _glanced(bins, weight, notes) if bins else []
+    return _found(glances[:keep], weight, notes, len(bins)) if glances else empty(weight)
 
 
 def empty(like: Tensor) -> Found:
@@ -106,58 +113,89 @@ def _why(found: Found, notes: Notes) -> str:
     return "the form has no grid to test against"
 
 
-def _difference(weight: Tensor, rows: list[int], i: int) -> Tensor:
-    row = weight[rows[i]]
-    return row - weight[rows[i + 1]] if i + 1 < len(rows) else row.clone()
+def _bins(bias: Tensor, notes: Notes) -> list[_Bin]:
+    """The bins that hold more than rounding errors."""
+    nested = torch.nonzero(notes.direction >= 0).flatten()
+    rows = nested[torch.argsort(notes.lower[nested])].tolist()
+    exact = bias.double().cpu()[rows]
+    counts = (exact - torch.cat([exact[1:], exact.new_zeros(1)])).tolist()
+    floor = _LIVE * float(exact.abs().max())
+    above = [*rows[1:], None]
+    return [
+        _Bin(row, above[i], counts[i], i) for i, row in enumerate(rows) if abs(counts[i]) > floor
+    ]
 
 
-def _glimpse(i: int, count: float, cell: Tensor, measure: Tensor, notes: Notes) -> _Glimpse:
-    size, h = float(cell.norm()), float(cell @ measure) / count
-    return _Glimpse(i, count, size, h, notes.reader.promising(cell / count))
+def _glanced(bins: list[_Bin], weight: Tensor, notes: Notes) -> list[_Glance]:
+    """A glance at all bins: those that look like real examples first, then the largest."""
+    sample = notes.reader.glance(weight)
+    cells = sample.new_empty(len(bins), sample.shape[1])
+    for b, cell in zip(bins, cells, strict=True):
+        b.cell(sample, cell)
+    size = cells.double().norm(dim=1) * (weight.shape[1] / sample.shape[1]) ** 0.5
+    counts = torch.tensor([b.count for b in bins], dtype=cells.dtype, device=cells.device)
+    off, residual = notes.reader.doubts(cells / counts[:, None])
+    columns = (each.tolist() for each in (size, off, residual))
+    seen = [_Glance(*each) for each in zip(bins, *columns, strict=True)]
+    return sorted((g for g in seen if g.size > 0), key=lambda g: (g.off > 1, -g.size))
 
 
-def _inside(glimpse: _Glimpse, notes: Notes, rows: list[int]) -> bool:
-    """Does the candidate fall into the bin that it was read from?"""
-    slack, row = _SLACK * float(notes.spread[0]), rows[glimpse.row]
-    above = glimpse.h >= float(notes.lower[row]) - slack
-    return glimpse.promising and above and glimpse.h < float(notes.upper[row]) + slack
-
-
-def _found(seen: list[_Glimpse], weight: Tensor, rows: list[int], notes: Notes, live: int) -> Found:
-    x: Tensor | None = None
-    verdicts = []
-    for place, glimpse in enumerate(seen):
-        features = _difference(weight, rows, glimpse.row).div_(glimpse.count)[None]
-        candidate = notes.reader.examples(features)
-        # Written in place: copying images at full size would cost more than reading them.
-        x = candidate.new_empty(len(seen), candidate.shape[1]) if x is None else x
-        verdicts.append(_judged(glimpse, candidate, x[place], notes, rows))
-    assert x is not None
+def _found(glances: list[_Glance], weight: Tensor, notes: Notes, live: int) -> Found:
+    reader, tools = notes.reader, (notes.measures[0].to(weight), torch.empty_like(weight[0]))
+    width = weight.shape[1] if reader.decode is None else math.prod(reader.shape)
+    x = _room(len(glances), width, weight)
+    read = [_read(g, weight, tools, into, notes) for g, into in zip(glances, x, strict=True)]
+    certified, residual = zip(*read, strict=True)
     return Found(
         x,
-        torch.tensor([sure for sure, _ in verdicts]),
-        torch.tensor([g.size for g in seen], dtype=torch.float64),
-        torch.tensor([residual for _, residual in verdicts], dtype=torch.float64),
-        torch.tensor([g.row for g in seen]),
+        torch.tensor(certified),
+        torch.tensor([g.size for g in glances], dtype=torch.float64),
+        torch.tensor(residual, dtype=torch.float64),
+        torch.tensor([g.bin.place for g in glances]),
         live,
     )
 
 
-def _judged(
-    glimpse: _Glimpse, x: Tensor, out: Tensor, notes: Notes, rows: list[int]
+def _read(
+    glance: _Glance, weight: Tensor, tools: tuple[Tensor, Tensor], out: Tensor, notes: Notes
 ) -> tuple[bool, float]:
-    """Writes the candidate (snapped if certified); whether it is, and its residual."""
-    off, snapped = notes.reader.judge(x)
-    if math.isnan(float(off[0])):
-        out.copy_(x[0])
-        return False, _outside(glimpse, notes, rows)
-    sure = _inside(glimpse, notes, rows) and float(off[0]) <= 1
-    out.copy_(snapped[0] if sure else x[0])
-    return sure, float(x.sub_(snapped).norm() / out.norm())
+    """Writes the candidate (snapped if it has a grid): whether it is certified, and its residual.
+
+    `tools` are the measure, and memory for one bin that all of them use in turn.
+    """
+    b, (measure, scratch) = glance.bin, tools
+    if glance.off > 1:
+        b.cell(weight, out).mul_(1 / b.count)
+        return False, glance.residual
+    h = []
+
+    def cell(span: slice) -> Tensor:
+        some = weight[:, span]
+        part = b.cell(some, scratch[: some.shape[1]])
+        h.append(float(torch.dot(part, measure[span])) / b.count)
+        return part
+
+    off, error = notes.reader.read(cell, b.count, out)
+    outside = _outside(sum(h), b.row, notes)
+    sure = off <= 1 and outside <= _SLACK * float(notes.spread[0])
+    if not math.isnan(off):
+        return sure, error * abs(b.count) / glance.size
+    width = float(notes.upper[b.row] - notes.lower[b.row])
+    return False, outside / (width if width < math.inf else float(notes.spread[0]))
 
 
-def _outside(glimpse: _Glimpse, notes: Notes, rows: list[int]) -> float:
-    """Distance of w.x outside its bin, in bin widths."""
-    low, high = float(notes.lower[rows[glimpse.row]]), float(notes.upper[rows[glimpse.row]])
-    width = high - low if math.isfinite(high - low) else float(notes.spread[0])
-    return max(0.0, low - glimpse.h, glimpse.h - high) / width
+def _outside(h: float, row: int, notes: Notes) -> float:
+    """How far the measure of a candidate lies outside the bin that it was read from."""
+    return max(0.0, float(notes.lower[row]) - h, h - float(notes.upper[row]))
+
+
+def _room(rows: int, width: int, like: Tensor) -> Tensor:
+    """New memory for the answer, in large pages where there are any.
+
+    First touching 40 MB in pages of 4 kB costs more than all the arithmetic; NumPy asks the kernel
+    for large ones, PyTorch does not.
+    """
+    if like.device.type != "cpu":
+        return like.new_empty(rows, width)
+    size = rows * width * like.element_size()
+    return torch.from_numpy(numpy.empty(size, numpy.uint8)).view(like.dtype).view(rows, width)
