@@ -25,7 +25,7 @@ from seepage import (
     stream,
     tree,
 )
-from seepage.analysis import bounds, verdict
+from seepage.analysis import bounds
 from seepage.analysis.bounds import cramer_rao
 from seepage.analysis.bounds.channel import Channel
 from seepage.analysis.bounds.prior import Gaussian
@@ -395,26 +395,3 @@ def test_an_error_bound_is_a_ceiling_in_decibels() -> None:
 def test_wrong_arguments_are_named(call: Any, words: str) -> None:
     with pytest.raises(InvalidInput, match=words):
         call()
-
-
-# Both sides
-
-
-def released(client: Client, activation: nn.Module | None = None, **more: Any) -> list[str]:
-    public = PRIOR.sample(60, stream(5, "public"))
-    release = verdict.Release(network(activation), client, torch.zeros(1).long(), 1, **more)
-    found = verdict.ceilings(release, public, stream(0, "bounds"))
-    return [f"{bound.label} {bound.unit}" for bound in found]
-
-
-def test_which_ceilings_stand_beside_a_client() -> None:
-    assert released(DPSGD(1.0, 1.0), rounds=3, rate=0.1) == [
-        "certified probability",
-        "certified dB",
-    ]
-    assert released(Noise(Clip(FedSGD(), 1.0), 0.1)) == ["certified dB"]
-    assert released(Noise(Prune(FedSGD(), 0.5), 0.1)) == ["estimated dB"]
-    assert released(Noise(FedSGD(), 0.1), nn.ReLU()) == ["estimated dB"]
-    for client in (FedSGD(), Prune(FedSGD()), Noise(FedSGD(), 0.1, relative=True)):
-        assert released(client) == ["none "]
-    assert released(Noise(FedSGD(), 0.1), rounds=2) == ["none "]

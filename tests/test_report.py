@@ -13,8 +13,8 @@ import torch
 from seepage import files
 from seepage.errors import Failed, InvalidInput
 from seepage.forms import Images, form_to
-from seepage.report import Report, expressions, sentences, words
-from seepage.report.results import results
+from seepage.report import Report, expressions, limits, sentences, words
+from seepage.report.results import Group, results
 
 HOSTILE = '"><script>alert(1)</script><img src=x onerror=alert(2)> {{ 7*7 }} \x02&amp;\x03'
 
@@ -552,3 +552,75 @@ def test_rows_become_results(tmp_path: Path) -> None:
     assert (result.hits, result.share, result.best) == (1, 0.5, 41.5)
     assert result.over(30) == 1
     assert result.adaptive
+
+
+def ceiling(of: str, found: float | None, limit: float | None, **more: object) -> dict[str, object]:
+    about = {"label": "certified", "unit": "", "assumptions": ["one record"], "interval": None}
+    return {"of": of, "found": found, "limit": limit, **about, **more}
+
+
+NOISY = "DPSGD(norm=1.0, multiplier=1.0)"
+
+
+def noisy(*ceilings: object, **changed: object) -> dict[str, object]:
+    defaults = {"client": NOISY, "believed": NOISY, "recovered": [False, False]}
+    return made.row(**(defaults | changed), ceilings=list(ceilings))
+
+
+def test_the_verdict_has_two_sides_where_a_client_adds_noise(tmp_path: Path) -> None:
+    both = ceiling("records", 0, 0.31), ceiling("pixels", 9.0, 14.3), ceiling("naming", None, 0.09)
+    report = Report([noisy(*both), made.row(ceilings=[])], tmp_path)
+    for part in (
+        "at most 0.31 of 2 recovered on average (proven; found 0 of 2, certified 0 of 2)",
+        "a mean error no better than 14.3 dB (proven; found 9.0 dB)",
+        "with a chance of at most 0.09 (proven; not tried)",
+        "Assumed: one record.",
+        "Nothing limits what an attacker may recover from FedSGD(): no noise is added",
+    ):
+        assert part in report.verdict, part
+    assert limits.brief(Group(tuple(report.results[:1]))) == "0.31 of 2, 14.3 dB"
+    page = html(report.rows, tmp_path)
+    assert "Found, and what no attacker can exceed" in page
+    assert page.count("14.3 dB") >= 2
+    lines = {one["client"]: one["ceilings"] for one in json.loads(report.to_json())["clients"]}
+    assert [line["of"] for line in lines[NOISY]] == ["records", "pixels", "naming"]
+    assert lines["FedSGD()"][0]["ceiling"] == "no ceiling"
+
+
+def test_a_ceiling_that_was_passed_is_withdrawn(tmp_path: Path) -> None:
+    scores = {"psnr": [41.0, 41.2, 41.1, 41.3]}
+    rows = [
+        noisy(
+            ceiling("records", 4, 0.1),
+            ceiling("pixels", 41.1, 14.3),
+            recovered=[True] * 4,
+            scores=scores,
+            n=4,
+        )
+    ]
+    verdict = Report(rows, tmp_path).verdict
+    assert "The ceiling of 0.1 of 4 was passed (4 of 4) and is withdrawn" in verdict
+    assert "no better than" not in verdict
+    # One example may lie above a limit of the mean.
+    lucky = noisy(ceiling("pixels", 15.0, 14.3), n=1, scores={"psnr": [15.0]}, recovered=[False])
+    said = Report([lucky], tmp_path).verdict
+    assert "no better than 14.3 dB (proven; found 15.0 dB)" in said
+    assert "these few examples lie above it" in said
+
+
+def test_noise_without_a_ceiling_says_why(tmp_path: Path) -> None:
+    why = ceiling("pixels", 9.0, None, label="none", assumptions=["the noise grows"])
+    assert "from " + NOISY + ": the noise grows." in Report([noisy(why)], tmp_path).verdict
+
+
+@pytest.mark.parametrize(
+    "given", [None, 3, "x", [3], [{}], [{"of": "records", "limit": "x", "assumptions": 3}]]
+)
+def test_rows_without_ceilings_are_reported_as_before(tmp_path: Path, given: object) -> None:
+    row = noisy() | {"ceilings": given}
+    report = Report([row], tmp_path)
+    assert "no better than" not in report.verdict
+    assert html([row], tmp_path)
+    old = {name: field for name, field in row.items() if name != "ceilings"}
+    assert "unknown" in str(Report([old], tmp_path))
+    assert "limits" not in Report([old], tmp_path).verdict

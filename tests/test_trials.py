@@ -1,6 +1,7 @@
 """Trials: keys that name them, rows that say all of them, sweeps that finish what is missing."""
 
 import dataclasses
+import math
 import os
 import signal
 import subprocess
@@ -15,7 +16,7 @@ from torch import Generator, nn
 from seepage import files
 from seepage.clients import FedAvg, FedSGD
 from seepage.core import Batch, Model, Observation, Reconstruction
-from seepage.defenses import Noise
+from seepage.defenses import DPSGD, Noise
 from seepage.errors import InvalidInput
 from seepage.executors import Processes
 from seepage.forms import Images
@@ -329,3 +330,20 @@ def test_a_key_knows_the_constants_of_a_nameless_function() -> None:
     models = [Model.of(network(), loss, FORM) for loss in losses]
     assert len({make(model=model).key for model in models}) == 5
     assert make(model=Model.of(network(), made(1.0), FORM)).key == make(model=models[0]).key
+
+
+def test_a_row_of_a_noisy_client_holds_both_sides_and_keeps_them(tmp_path: Path) -> None:
+    public = torch.rand(30, 1, 4, 4, generator=Generator().manual_seed(4))
+    noisy = make(client=DPSGD(1.0, 2.0), public=public)
+    plain = make(public=public)
+    sweep([noisy, plain], tmp_path)
+    row, without = (Store(tmp_path).rows()[trial.key] for trial in (noisy, plain))
+    assert [(one["of"], one["found"] is None) for one in row["ceilings"]] == [
+        ("naming", True),
+        ("records", False),
+        ("pixels", False),
+    ]
+    assert without["ceilings"] == []
+    errors = [10 ** (-one / 10) for one in row["scores"]["psnr"]]
+    assert row["ceilings"][2]["found"] == pytest.approx(-10 * math.log10(sum(errors) / 2))
+    assert 0 < row["ceilings"][1]["limit"] < 2

@@ -198,6 +198,7 @@ def _scored(trial: Trial, answer: Reconstruction) -> tuple[Row, dict[str, Tensor
         "residual": [None if index is None else residuals[index] for index in matched],
         "candidates": len(x),
         "baselines": scores.baselines,
+        "ceilings": _limits(trial, scores, len(x)),
         "trace": numbers,
         "note": answer.note,
         "shown": shown,
@@ -207,6 +208,15 @@ def _scored(trial: Trial, answer: Reconstruction) -> tuple[Row, dict[str, Tensor
         row["identified"] = scores.identified
     pictures = _pictures(trial.batch, x[chosen], None if y is None else y[chosen])
     return row, pictures | {name: _own(tensor) for name, tensor in tensors.items()}
+
+
+def _limits(trial: Trial, scores: score.Scores, candidates: int) -> list[Row]:
+    from seepage.analysis import verdict  # SciPy, which those who only name a trial can spare
+    from seepage.analysis.ceilings import Release, ceilings
+
+    about = trial.model, trial.client, len(trial.batch), trial.batch.y, trial.public
+    limits = ceilings(Release(*about, candidates, hasattr(trial.attack, "craft")))
+    return verdict.beside(limits, scores.recovered, scores.scores.get("psnr", ()))
 
 
 def _shown(matched: list[int | None], candidates: int) -> tuple[list[int], list[int | None]]:

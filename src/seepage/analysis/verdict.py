@@ -1,102 +1,71 @@
 """Both sides of a verdict: what was found, and what no attacker can exceed."""
 
-from dataclasses import dataclass
+import math
+from collections.abc import Sequence
 from typing import Any
 
-import torch
-from torch import Generator, Tensor
+import scipy
 
-from seepage.analysis.bounds import Bound, Channel, Gaussian
-from seepage.analysis.bounds.channel import noise_of
-from seepage.analysis.bounds.cramer_rao import certificate
-from seepage.analysis.bounds.rate import any_network, private_records
-from seepage.analysis.bounds.robustness import rero
-from seepage.core import Client, Model
-from seepage.errors import InvalidInput
-
-_LARGEST = 800  # unknowns of a batch up to which a certificate takes seconds, not minutes
+from seepage.analysis.ceilings import Ceiling
 
 
-@dataclass(frozen=True, eq=False)
-class Release:
-    """What a client shares and how often: rounds, sampling rate, labels known to the attacker."""
+def beside(
+    ceilings: Sequence[Ceiling], recovered: Sequence[bool], psnr: Sequence[float]
+) -> list[dict[str, Any]]:
+    """Each ceiling with what was found, as a row holds it: on one scale, None where not tried.
 
-    model: Model
-    client: Client
-    y: Tensor | None
-    n: int
-    rounds: int = 1
-    rate: float = 1.0
-
-
-def ceilings(release: Release, public: Tensor, rng: Generator) -> list[Bound]:
-    """Every bound that applies to a client, each in its own unit; one of label "none" if none does.
-
-    `public` are examples of the same kind of data, of which the prior is made. DP-SGD: the chance
-    of naming one of 100 candidates, and the PSNR of one record. Fixed noise, one round, smooth
-    layers and few unknowns: the Cramer-Rao certificate; else the rate bound.
+    >>> from seepage.analysis.bounds import Bound
+    >>> one = Ceiling("records", Bound(0.3, "of 2", "certified"))
+    >>> [(row["of"], row["found"], row["limit"]) for row in beside([one], [True, False], [])]
+    [('records', 1, 0.3)]
     """
-    try:
-        std, kind, relative = noise_of(release.client, release.n)
-    except InvalidInput:
-        return [_no_bound("no noise is added last")]
-    prior = Gaussian.fit(public)
-    if type(release.client).__name__ == "DPSGD":
-        return _private(release, prior)
-    if release.rounds > 1 or relative or std <= 0:
-        return [_no_bound("several rounds of noise without per-example clipping")]
-    here = Channel(release.model, release.client, prior, release.y, release.n)
-    if here.proven()[0] == "certified" and here.unknowns <= _LARGEST:
-        return [certificate(here, (64, 128), rng).psnr()]
-    if here.unknowns <= _LARGEST and kind == "gauss":
-        return [any_network(here, 400, 200, rng).psnr()]
-    return [_no_bound(f"{here.unknowns} unknowns: use bounds.lanczos or bounds.cheap")]
+    found = {"records": sum(recovered), "pixels": mean_error_psnr(psnr) if psnr else None}
+    return [
+        {
+            "of": one.of,
+            "found": found.get(one.of),
+            "limit": one.bound.value,
+            "unit": one.bound.unit,
+            "label": one.bound.label,
+            "assumptions": list(one.bound.assumptions),
+            "interval": one.bound.interval,
+        }
+        for one in ceilings
+    ]
 
 
-def _private(release: Release, prior: Gaussian) -> list[Bound]:
-    seen: Any = release.client
-    named = rero(1 / 100, seen.multiplier, release.rounds, release.rate)
-    error = private_records(prior, seen.multiplier, release.rounds, release.rate)
-    return [named, error.psnr()]
+def mean_error_psnr(psnr: Sequence[float]) -> float:
+    """The PSNR of the mean of the squared errors, which a pixel ceiling bounds.
 
-
-def _no_bound(why: str) -> Bound:
-    return Bound(float("inf"), "", "none", (why,))
-
-
-def two_sided(found: float, ceiling: Bound, spread: float = 0.0) -> str:
-    """Found and ceiling in one sentence; a crossing withdraws the ceiling, since data cannot lie.
-
-    `found` is the strongest attack's, on the ceiling's own scale (for decibels, the PSNR of the
-    mean error), `spread` the half width of its interval.
-
-    >>> two_sided(11.0, Bound(11.87, "dB", "certified", ("prior",)))
-    'found 11 dB; no attacker can exceed 11.87 dB (certified: prior)'
-    >>> two_sided(25.0, Bound(11.87, "dB", "certified", ("prior",)))
-    'found 25 dB; ceiling of 11.87 dB withdrawn: prior or noise wrong'
-    >>> two_sided(25.0, Bound(0.0, "dB", "none", ("no noise is added last",)))
-    'found 25 dB; no ceiling is proven: no noise is added last'
-    """
-    said = f"found {found:.4g} {ceiling.unit}".rstrip()
-    if ceiling.label == "none":
-        return f"{said}; no ceiling is proven: {'; '.join(ceiling.assumptions)}"
-    top = ceiling.interval[1] if ceiling.interval else ceiling.value
-    limit = max(ceiling.value, top)
-    if found - spread > limit:
-        return (
-            f"{said}; ceiling of {ceiling.value:.4g} {ceiling.unit} withdrawn: prior or noise wrong"
-        )
-    why = "; ".join(ceiling.assumptions)
-    return (
-        f"{said}; no attacker can exceed {ceiling.value:.4g} {ceiling.unit} "
-        f"({ceiling.label}: {why})"
-    )
-
-
-def mean_error_psnr(errors: Tensor, peak: float = 1.0) -> float:
-    """The PSNR of the mean of squared errors, which a pixel ceiling bounds.
-
-    >>> round(mean_error_psnr(torch.tensor([0.01, 0.03])), 2)
+    >>> round(mean_error_psnr([20.0, 15.2288]), 2)
     16.99
     """
-    return float(10 * torch.log10(peak**2 / errors.double().mean()))
+    return _decibel([10 ** (-one / 10) for one in psnr])
+
+
+def lowest(psnr: Sequence[float]) -> float:
+    """What the PSNR of the mean error is at least, with 99 % confidence (Student's t).
+
+    >>> lowest([20.0]), round(lowest([20.0, 20.0, 20.0]), 2)
+    (-inf, 20.0)
+    """
+    errors, count = [10 ** (-one / 10) for one in psnr], len(psnr)
+    if count < 2:
+        return -math.inf
+    mean = sum(errors) / count
+    spread = math.sqrt(sum((e - mean) ** 2 for e in errors) / (count - 1))
+    reach = float(scipy.stats.t.ppf(0.99, count - 1)) * spread / math.sqrt(count)
+    return _decibel([mean + reach])
+
+
+def least(hits: int, count: int) -> float:
+    """The share that so many hits of so many speak for at least, with 99 % confidence.
+
+    >>> least(0, 4), round(least(4, 4), 3)
+    (0.0, 0.316)
+    """
+    return float(scipy.stats.beta.ppf(0.01, hits, count - hits + 1)) if hits else 0.0
+
+
+def _decibel(errors: Sequence[float]) -> float:
+    return -10 * math.log10(max(sum(errors) / len(errors), 1e-300))

@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import seepage
-from seepage.report import verdict, words
+from seepage.report import limits, verdict, words
 from seepage.report.exposure import exposure
 from seepage.report.galleries import Card, cards, highlights
 from seepage.report.plots import curves
@@ -51,6 +51,7 @@ def page(found: Sequence[Result], failed: Sequence[Failure], folder: Path) -> st
             levels=verdict.LEVELS,
             found=found,
             clients=_cut(clients, CLIENTS),
+            sides=_cut(limits.bounded(clients), CLIENTS),
             pairs=_cut(_known_and_naive(clients), CLIENTS),
             setups=setups,
             threat=_threat(found, clients),

@@ -1,5 +1,6 @@
 """The report of an audit, in a terminal, in a browser, and for programs."""
 
+import dataclasses
 import functools
 import json
 import math
@@ -8,8 +9,8 @@ from pathlib import Path
 from typing import Any
 
 from seepage.errors import Failed, InvalidInput
-from seepage.report import table, verdict
-from seepage.report.results import Failure, Result, Row, failures, grouped, results
+from seepage.report import limits, table, verdict
+from seepage.report.results import Failure, Group, Result, Row, failures, grouped, results
 
 
 @dataclass(frozen=True, eq=False, repr=False)
@@ -75,11 +76,18 @@ class Report:
         about = {
             "recovered": self.recovered if self.results else None,
             "trials": {"done": len(self.results), "failed": len(self.failures)},
-            "clients": [_case(group.worst) | {"trials": len(group)} for group in clients],
+            "clients": [_about(group) for group in clients],
             "not_tried": verdict.untried(self.results),
             "verdict": self.verdict,
         }
         return json.dumps(about, indent=2, ensure_ascii=False, allow_nan=False)
+
+
+def _about(group: Group) -> dict[str, Any]:
+    lines = [dataclasses.asdict(line) for line in limits.sides(group)]
+    for line in lines:
+        del line["client"]
+    return _case(group.worst) | {"trials": len(group), "ceilings": lines}
 
 
 def _case(worst: Result) -> dict[str, Any]:

@@ -3,7 +3,7 @@
 from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
-from seepage.report import verdict, words
+from seepage.report import limits, verdict, words
 from seepage.report.results import Failure, Group, Result, grouped
 
 if TYPE_CHECKING:
@@ -34,15 +34,25 @@ def _table(clients: Sequence[Group]) -> "Table":
     from rich.text import Text
 
     table = Table(box=box.SIMPLE_HEAD, title="Worst case per client", title_justify="left")
-    heads = ("client", "strongest attack", "told", "attacker", "recovered", "best", "guess")
+    heads = (
+        "client",
+        "strongest attack",
+        "told",
+        "attacker",
+        "recovered",
+        "best",
+        "guess",
+        "ceiling",
+    )
     for head in heads:
         table.add_column(head, overflow="fold", justify="left", ratio=_RATIOS.get(head))
     for group in clients:
         # Text, not markup: a label from data with brackets must print as it is.
-        table.add_row(*(Text(cell) for cell in _cells(group.worst)))
+        table.add_row(*(Text(cell) for cell in (*_cells(group.worst), limits.brief(group))))
     return table
 
 
+_HEADS = ("client", "strongest attack", "told", "attacker", "recovered", "best", "guess", "ceiling")
 _RATIOS = {"client": 4, "strongest attack": 3}
 
 

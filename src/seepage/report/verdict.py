@@ -8,7 +8,7 @@ import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from seepage.report import words
+from seepage.report import limits, words
 from seepage.report.results import Failure, Group, Result, grouped
 
 NONE = "Not recovered by these attacks"
@@ -35,6 +35,8 @@ LEVELS = (
     Level(3, "Half or more recovered", "Half of the examples or more were recovered."),
     Level(4, "All recovered", "Every example was recovered."),
 )
+NOISY = 3
+"""Of how many clients with noise the ceilings are told in words."""
 MARGIN = 3.0
 """By how many decibels an attack must beat every guess to have left traces."""
 
@@ -81,13 +83,14 @@ def paragraphs(found: Sequence[Result], failed: Sequence[Failure]) -> list[str]:
         return [*_failed(failed, 0), "Look at the errors, repair them, and run again."]
     worst = Group(tuple(found)).worst
     parts = [
-        _shown(worst, len(found)),
+        _shown(worst, found),
         _certain(worst),
         _guess(worst),
         _learned(found, worst),
         _honest(found, worst),
         _others(found, worst),
         _knowing(found),
+        *_bounded(found),
     ]
     return [part for part in parts if part] + _failed(failed, len(found))
 
@@ -114,6 +117,7 @@ def untried(found: Sequence[Result]) -> list[str]:
         ),
         "Each attack ran with one random seed only.": len(seeds) < 2,
         "Only one private batch was used; others may leak more.": len(batches) < 2,
+        **_kinds(found),
         "Only one attack was run.": len({r.attack for r in found}) < 2,
         f"Only batches of {words.count(found[0].n, 'example')} were used." if found else "": (
             len({r.n for r in found}) == 1
@@ -123,7 +127,23 @@ def untried(found: Sequence[Result]) -> list[str]:
     return [sentence for sentence, open_ in gaps.items() if open_ and sentence]
 
 
-def _shown(worst: Result, trials: int) -> str:
+def _kinds(found: Sequence[Result]) -> dict[str, bool]:
+    """Kinds of attack that no trial had, where one is known to matter."""
+    text = " ".join(r.attack for r in found)
+    defended = [g for g in _by_client(found) if words.defended(g.worst.client)]
+    images = all(r.kind == "Images" for r in found)
+    return {
+        f"No attack made for the defenses of {_clients(defended)} was tried (Adaptive).": bool(
+            defended and "Adaptive" not in text
+        ),
+        "No attack that searches for the examples was tried (Invert).": images
+        and not any(name in text for name in ("Invert", "Adaptive", "Restarts", "Group")),
+        "No attack that solves equations was tried (BiasRatio, RGap, Span).": images
+        and not any(name in text for name in ("BiasRatio", "RGap", "Span", "Moments", "Imprint")),
+    }
+
+
+def _shown(worst: Result, found: Sequence[Result]) -> str:
     server = (
         "a malicious server, which manipulated the model before sending it,"
         if worst.malicious
@@ -132,12 +152,23 @@ def _shown(worst: Result, trials: int) -> str:
     best = words.score(worst.metric, worst.best)
     device = " ".join(words.client(worst.client))
     return (
-        f"This is the worst case of {words.count(trials, 'trial')}: client "
-        f"{words.expression(worst.client, 400)}, attack {words.expression(worst.attack, 400)}, "
+        f"This is the worst case of {words.count(len(found), 'trial')}: client "
+        f"{words.expression(worst.client, 400)}, attack {words.expression(worst.attack, 400)}"
+        f"{_strongest(found)}, "
         f"{'best match' if worst.hits else 'closest answer'} {best}. What the client "
         f"does: {device} The attacker is {server} "
         f"and was told {words.told(worst.tell)}. {words.CRITERIA.get(worst.kind, '')}"
     ).strip()
+
+
+def _strongest(found: Sequence[Result]) -> str:
+    """Of which attacks the worst is the strongest."""
+    attacks = list(dict.fromkeys(r.attack for r in found))
+    if len(attacks) < 2:
+        return ""
+    more = [f"{len(attacks) - 4} more"] if len(attacks) > 5 else []
+    named = [words.expression(text) for text in (attacks[:4] if more else attacks)]
+    return f" (the strongest of {words.listed(named + more)})"
 
 
 def _certain(worst: Result) -> str:
@@ -227,6 +258,20 @@ def _knowing(found: Sequence[Result]) -> str:
         f"Against {_clients(fooled)}, an attacker who knows what the client does recovers more "
         "than one who does not. Count on the attacker knowing."
     )
+
+
+def _bounded(found: Sequence[Result]) -> list[str]:
+    """Both sides of each client that adds noise; others have one side only."""
+    groups = _by_client(found)
+    noisy = [group for group in groups if limits.noisy(group)]
+    plain = [g for g in groups if g not in noisy and all("ceilings" in r.row for r in g.results)]
+    said = [limits.paragraph(group) for group in noisy[:NOISY]]
+    if len(noisy) > NOISY:
+        said.append(f"{words.count(len(noisy) - NOISY, 'more client')} with noise: see the table.")
+    if plain:
+        limit = f"Nothing limits what an attacker may recover from {_clients(plain)}: "
+        said.append(f"{limit}no noise is added, so all that was not found may still leak.")
+    return said
 
 
 def _failed(failed: Sequence[Failure], finished: int) -> list[str]:

@@ -5,7 +5,7 @@ from seepage.analysis.bounds.candidates import best_identification, fano, le_cam
 from seepage.analysis.bounds.channel import Channel, Linearised
 from seepage.analysis.bounds.collision import collide, hidden
 from seepage.analysis.bounds.cramer_rao import certificate, cheap, lanczos, plug_in, unbiased
-from seepage.analysis.bounds.prior import Gaussian
+from seepage.analysis.bounds.prior import Gaussian, Spectrum
 from seepage.analysis.bounds.rate import any_network, bits, private_records, water_filled
 from seepage.analysis.bounds.robustness import (
     drawn,
@@ -22,6 +22,7 @@ __all__ = [
     "Gaussian",
     "Label",
     "Linearised",
+    "Spectrum",
     "any_network",
     "best_identification",
     "bits",

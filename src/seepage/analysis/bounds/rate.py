@@ -9,7 +9,7 @@ from torch import Generator, Tensor
 from seepage import accounting
 from seepage.analysis.bounds.bound import Bound
 from seepage.analysis.bounds.channel import Channel, noise_of
-from seepage.analysis.bounds.prior import Gaussian
+from seepage.analysis.bounds.prior import Spread
 from seepage.checks import at_least
 from seepage.errors import InvalidInput
 
@@ -37,27 +37,32 @@ def water_filled(sizes: Tensor, nats: float) -> float:
 
 
 def private_records(
-    prior: Gaussian, multiplier: float, rounds: int = 1, rate: float = 1.0
+    prior: Spread, multiplier: float, rounds: int = 1, rate: float = 1.0, spare: float = 0.0
 ) -> Bound:
     """Of one record under DP-SGD: R = T / 2z^2 nats, or T KL(P||Q) where batches are sampled.
 
-    Any network, any attack that knows the other records.
+    Any network, any attack that knows the other records. `spare` nats are added for what else the
+    answer is chosen by, such as a scorer who picks the nearest of e^spare candidates.
 
+    >>> from seepage.analysis.bounds import Gaussian
     >>> prior = Gaussian(torch.zeros(1, 1, 2), torch.eye(2).double())
     >>> round(private_records(prior, multiplier=1.0).value, 4)
     0.6065
     """
-    nats = rounds * accounting.divergence(rate, multiplier)
+    nats = rounds * accounting.divergence(rate, multiplier) + spare
     value = water_filled(prior.spectrum, nats)
     why = ("the record is drawn from the Gaussian prior", f"{nats:.4g} nats let through")
     return Bound(value, "mean squared error", "certified", why)
 
 
-def any_network(channel: Channel, samples: int, directions: int, rng: Generator) -> Bound:
+def any_network(
+    channel: Channel, samples: int, directions: int, rng: Generator, spare: float = 0.0
+) -> Bound:
     """R <= 1/2 sum_(i<=k) ln(1 + l_i/s^2) + (p-k)/2 ln(1 + r/((p-k) s^2)): smooth or not.
 
     The k directions come from half of the samples' gradients, the energies l_i along them and the
     rest r from the other half, given the known labels: pruning, signs and ReLU are allowed.
+    `spare` as in `private_records`.
     """
     std, kind, relative = noise_of(channel.client, channel.n)
     if kind != "gauss" or relative:
@@ -69,16 +74,19 @@ def any_network(channel: Channel, samples: int, directions: int, rng: Generator)
     apart = two - center
     along = (apart @ axes.T).square().mean(0)
     rest = float((apart.square().sum(1).mean() - along.sum()).clamp(min=0))
-    nats = float((along / std**2).log1p().sum()) / 2
+    nats = float((along / std**2).log1p().sum()) / 2 + spare
     left = one.shape[1] - k
     if left:
         nats += left / 2 * math.log1p(rest / (left * std**2))
     sizes = channel.prior.spectrum.repeat(channel.n)
-    why = ("inputs drawn from the Gaussian prior, labels known", f"2 x {samples} samples")
+    why = (
+        "inputs drawn from the Gaussian prior, labels known",
+        f"estimated from 2 x {samples} samples",
+    )
     return Bound(water_filled(sizes, nats), "mean squared error", "estimated", why)
 
 
-def bits(prior: Gaussian, number: float, n: int = 1) -> Bound:
+def bits(prior: Spread, number: float, n: int = 1) -> Bound:
     """Without noise: an update of this many bits carries R = bits ln 2 nats."""
     value = water_filled(prior.spectrum.repeat(n), number * math.log(2))
     why = ("inputs drawn from the Gaussian prior", f"the update fits in {number:g} bits")

@@ -1,0 +1,221 @@
+"""Both sides of a result: what was found, beside what no attacker can exceed."""
+
+import dataclasses
+import math
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any, TypeGuard
+
+from seepage.report import words
+from seepage.report.results import Group, Result
+
+LABELS = {
+    "certified": "proven",
+    "estimated": "proven but for what was estimated from samples",
+    "indicative": "not proven: a condition of the proof fails or was not checked",
+}
+OPEN = "no ceiling"
+
+
+@dataclass(frozen=True)
+class Limit:
+    """A ceiling of one row, every field of a known type."""
+
+    of: str
+    found: float
+    limit: float
+    unit: str
+    label: str
+    assumptions: tuple[str, ...]
+
+    @property
+    def open(self) -> bool:
+        """Whether nothing is proven."""
+        return self.label not in LABELS or math.isnan(self.limit)
+
+
+Held = Sequence[tuple[Result, Limit]]
+
+
+@dataclass(frozen=True)
+class Sides:
+    """One client in one unit: what is certain, what was found, and the ceiling."""
+
+    client: str
+    of: str
+    proven: str
+    found: str
+    ceiling: str
+    label: str
+    assumed: tuple[str, ...]
+    remark: str = ""
+
+    @property
+    def open(self) -> bool:
+        """Whether nothing is proven, or not any more."""
+        return self.ceiling == OPEN
+
+    @property
+    def withdrawn(self) -> bool:
+        """Whether an attack has passed it."""
+        return self.open and bool(self.remark)
+
+    @property
+    def grounds(self) -> str:
+        """Why the ceiling holds, or why there is none."""
+        assumed = "; ".join(self.assumed)
+        parts = [assumed] if self.open else [self.label, assumed and f"assumed: {assumed}"]
+        return "; ".join(filter(None, [*parts, self.remark]))
+
+
+def limits(result: Result) -> list[Limit]:
+    """The ceilings of a row; rows of earlier versions have none."""
+    given = result.row.get("ceilings")
+    return [_limit(one) for one in given if isinstance(one, Mapping)] if _is_list(given) else []
+
+
+def noisy(group: Group) -> bool:
+    """Whether a client adds noise."""
+    return any(map(limits, group.results))
+
+
+def bounded(groups: Sequence[Group]) -> list[Sides]:
+    """The lines of all clients, where any of them adds noise."""
+    return [line for group in groups for line in sides(group)] if any(map(noisy, groups)) else []
+
+
+def brief(group: Group) -> str:
+    """The ceilings of a client in one cell."""
+    if not any("ceilings" in result.row for result in group.results):
+        return "unknown"
+    known = [line.ceiling for line in sides(group) if line.of != "naming" and not line.open]
+    return ", ".join(known) or "none"
+
+
+def paragraph(group: Group) -> str:
+    """Both sides of one client in words, or that it has one side only."""
+    lines, client = sides(group), words.expression(group.worst.client)
+    known = [line for line in lines if not line.open]
+    broken = [f" {line.remark[0].upper()}{line.remark[1:]}." for line in lines if line.withdrawn]
+    if not known:
+        why = "".join(broken) or f" {lines[0].grounds}."
+        return f"Nothing limits what an attacker may recover from {client}:{why}"
+    said = [_SENTENCES[line.of].format(line=line) for line in known]
+    assumed = dict.fromkeys(text for line in known for text in line.assumed)
+    remarks = [f" {line.remark}." for line in known if line.remark]
+    return (
+        f"What no attacker can exceed from {client}, known today or not: {'; '.join(said)}. "
+        f"Assumed: {'; '.join(assumed)}.{''.join([*broken, *remarks])}"
+    )
+
+
+_SENTENCES = {
+    "records": "at most {line.ceiling} recovered on average ({line.label}; found {line.found}, "
+    "certified {line.proven})",
+    "pixels": "a mean error no better than {line.ceiling} ({line.label}; found {line.found})",
+    "naming": "the right one of 100 equally likely candidates named with a chance of at most "
+    "{line.ceiling} ({line.label}; not tried)",
+}
+
+
+def sides(group: Group) -> list[Sides]:
+    """Every line of one client; without a ceiling on records, each of n may be recovered."""
+    held = [(r, one) for r in group.results for one in limits(r)]
+    of = {
+        name: [pair for pair in held if pair[1].of == name and not pair[1].open] for name in _LINES
+    }
+    lines = [line(of[name]) for name, line in _LINES.items() if of[name]]
+    if of["records"]:
+        return lines
+    reasons = next((one.assumptions for _, one in held if one.open), ("no noise is added",))
+    single = ("nothing limits single examples, only what the next line bounds",)
+    return [_all(group, single if lines else reasons), *lines]
+
+
+def _all(group: Group, why: tuple[str, ...]) -> Sides:
+    certain, worst = max(result.certain for result in group.results), group.worst
+    n = f"of {worst.n}"
+    found = f"{worst.hits} {n}"
+    return Sides(worst.client, "records", f"{certain} {n}", found, OPEN, "", why)
+
+
+def _records(held: Held) -> Sides:
+    result, limit = max(held, key=lambda pair: (pair[0].hits, -pair[1].limit))
+    trials, of = _alike(held, result), f"of {result.n}"
+    proven, found = f"{max(r.certain for r, _ in held)} {of}", f"{result.hits} {of}"
+    ceiling = f"{limit.limit:.2g} {of}"
+    hits, count = sum(r.hits for r in trials), sum(r.n for r in trials)
+    line = Sides(result.client, "records", proven, found, ceiling, *_basis(limit))
+    return _withdrawn(line) if _least(hits, count) > limit.limit / result.n else line
+
+
+def _pixels(held: Held) -> Sides:
+    result, limit = max(held, key=lambda pair: pair[1].found)
+    trials = _alike(held, result)
+    values = [value for r in trials for value in r.values if not math.isnan(value)]
+    found, above = f"{limit.found:.1f} dB", limit.found > limit.limit
+    line = Sides(
+        *(result.client, "pixels", "", found, f"{limit.limit:.1f} dB"),
+        *_basis(limit),
+        "these few examples lie above it, which a limit of the mean allows" if above else "",
+    )
+    return _withdrawn(line) if _lowest(values) > limit.limit else line
+
+
+def _naming(held: Held) -> Sides:
+    result, limit = held[0]
+    return Sides(result.client, "naming", "", "not tried", f"{limit.limit:.2g}", *_basis(limit))
+
+
+_LINES = {"records": _records, "pixels": _pixels, "naming": _naming}
+
+
+def _alike(held: Held, result: Result) -> list[Result]:
+    """The trials that repeat one."""
+    return [r for r, _ in held if (r.attack, r.believed) == (result.attack, result.believed)]
+
+
+def _basis(limit: Limit) -> tuple[str, tuple[str, ...]]:
+    return LABELS[limit.label], limit.assumptions
+
+
+def _withdrawn(line: Sides) -> Sides:
+    why = (
+        f"the ceiling of {line.ceiling} was passed ({line.found}) and is withdrawn: prior or noise "
+        "is not as assumed"
+    )
+    return dataclasses.replace(line, ceiling=OPEN, assumed=(), remark=why)
+
+
+def _least(hits: int, count: int) -> float:
+    from seepage.analysis.verdict import least  # SciPy, where a ceiling is there to test
+
+    return least(hits, count)
+
+
+def _lowest(values: Sequence[float]) -> float:
+    from seepage.analysis.verdict import lowest
+
+    return lowest(values)
+
+
+def _limit(given: Mapping[str, Any]) -> Limit:
+    why = given.get("assumptions")
+    said = [one[:300] for one in why if isinstance(one, str)] if _is_list(why) else []
+    return Limit(
+        of=str(given.get("of"))[:40],
+        found=_number(given.get("found")),
+        limit=_number(given.get("limit")),
+        unit=str(given.get("unit"))[:40],
+        label=str(given.get("label"))[:40],
+        assumptions=tuple(said),
+    )
+
+
+def _number(given: object) -> float:
+    usable = isinstance(given, int | float) and not isinstance(given, bool)
+    return float(given) if usable else math.nan  # type: ignore[arg-type]
+
+
+def _is_list(given: object) -> TypeGuard[Sequence[Any]]:
+    return isinstance(given, list | tuple)
