@@ -68,6 +68,8 @@ def test_which_ceilings_stand_beside_a_client() -> None:
     [
         Noise(FedSGD(), 0.1, relative=True),
         Noise(FedSGD(), 0.1, kind="laplace"),
+        Noise(FedSGD(), 0.1, kind="optimal"),
+        Prune(DPSGD(1.0, 1.0), kind="optimal"),
         FedAvg(Noise(FedSGD(), 0.1)),
         MixUp(DPSGD(1.0, 1.0)),
         Dropout(DPSGD(1.0, 1.0), 0.5),

@@ -186,6 +186,7 @@ def test_a_sensitivity_below_the_norm_is_wrong() -> None:
         (Clip(Noise(FedSGD(), 1.0), 1.0), [("warning", "Clip"), ("error", "clip")]),
         (Noise(Clip(FedSGD(), 1.0), 1.0, relative=True), [("error", "Noise.relative")]),
         (Noise(Clip(FedSGD(), 1.0), 1.0, "laplace"), [("error", "Noise.kind")]),
+        (Noise(Clip(FedSGD(), 1.0), 1.0, "optimal"), [("error", "Noise.kind")]),
         (DPSGD(1.0, 1.0), [("note", "epsilon")]),
         (DPSGD(1.0, 0.0), [("error", "std")]),
         (FedSGD(), [("error", "noise")]),

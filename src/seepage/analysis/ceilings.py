@@ -118,7 +118,7 @@ def noise(client: Client) -> Noisy | None:
         return _added(made)
     inner = getattr(made, "inner", None)
     found = None if inner is None else noise(inner)
-    if found is None or name in _AFTER:
+    if found is None or (name in _AFTER and getattr(made, "kind", "") != "optimal"):
         return found
     if name == "FedAvg":
         # Every epoch shows each record once more, to noise that is new.
@@ -132,7 +132,7 @@ def _added(layer: Any) -> Noisy:
     if layer.relative:
         return Noisy(layer, hindrance="the noise grows with the update, and so tells of it")
     if layer.kind != "gauss":
-        return Noisy(layer, hindrance=f"the noise is of kind '{layer.kind}', not Gaussian")
+        return Noisy(layer, hindrance=f"the noise is of kind '{layer.kind}', not plain Gaussian")
     reach = _reach(layer.inner)
     return Noisy(layer, 1, None if reach is None else reach / layer.std)
 

@@ -170,6 +170,9 @@ def _order(layers: list[Any]) -> list[Finding]:
     if any(getattr(layers[i], "kind", "gauss") == "laplace" for i in noisy):
         remedy = "Laplace noise needs the update's L1 norm bounded, and Clip bounds L2. Use gauss."
         found.append(Finding("error", "Noise.kind", remedy))
+    if any(getattr(layers[i], "kind", "gauss") == "optimal" for i in noisy):
+        remedy = "noise that spreads by the data has no epsilon: its spread tells. Use gauss."
+        found.append(Finding("error", "Noise.kind", remedy))
     if noisy and not any(c < min(noisy) for c in clips):
         found.append(_UNCLIPPED)
     if layers and not noisy and "DPSGD" not in names:

@@ -170,6 +170,10 @@ def noise_of(client: Client, n: int) -> tuple[float, str, bool]:
         spread = seen.norm * seen.multiplier / (seen.expected or n)
         found = float(spread), "gauss", False
     elif type(client).__name__ == "Noise":
+        if seen.kind == "optimal":
+            raise InvalidInput(
+                "noise of kind 'optimal' spreads by the data, so there is no such bound. Use gauss."
+            )
         found = float(seen.std), str(seen.kind), bool(seen.relative)
     else:
         found = 0.0, "gauss", False
