@@ -34,13 +34,19 @@ def said(what: str, **figures: Any) -> None:
 
 def spent(work: Callable[[], Any], repeats: int = 3) -> float:
     """The least CPU time of some repeats, after a first that warms up."""
+    return interleaved([work], repeats)[0]
+
+
+def interleaved(works: list[Callable[[], Any]], repeats: int = 5) -> list[float]:
+    """The least CPU time of each, all in turn, so that other work on the machine hits all alike."""
+    times = [[_timed(work) for work in works] for _ in range(repeats + 1)][1:]
+    return [min(column) for column in zip(*times, strict=True)]
+
+
+def _timed(work: Callable[[], Any]) -> float:
+    start = time.process_time()
     work()
-    times = []
-    for _ in range(repeats):
-        start = time.process_time()
-        work()
-        times.append(time.process_time() - start)
-    return min(times)
+    return time.process_time() - start
 
 
 def round_of(model: Model, batch: Batch, mods: list[Any], steps: int = 1) -> Callable[[], Any]:
@@ -81,14 +87,15 @@ def perceptron(n: int) -> tuple[Model, Batch]:
 
 def guard() -> None:
     """The guard's own time is measured where nothing is trained: beside a round it is noise."""
+    from seepage.guard import Scan
     from seepage.integrations.flower import guard_mod
 
     model, batch = resnet()
-    idle, guarded = (spent(round_of(model, batch, m, 0), 3) for m in ([], [guard_mod(model)]))
-    for steps in (1, 10):
-        plain = spent(round_of(model, batch, [], steps), 1)
-        said("guard", network="ResNet-18, 32x32", batch=32, steps=steps, round=plain,
-             seconds=guarded - idle, added=(guarded - idle) / plain)  # fmt: skip
+    screened, exact = [guard_mod(model)], [guard_mod(model, (Scan(),))]
+    works = [round_of(model, batch, *how) for how in (([], 0), (screened, 0), (exact, 0), ([], 1))]
+    idle, quick, whole, plain = interleaved(works)
+    said("guard", network="ResNet-18, 32x32", batch=32, round=plain, seconds=quick - idle,
+         added=(quick - idle) / plain, exact=(whole - idle) / plain)  # fmt: skip
 
 
 def audit() -> None:

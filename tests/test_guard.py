@@ -12,9 +12,9 @@ from seepage.clients import FedSGD
 from seepage.core import Batch, Model, observe, stream
 from seepage.errors import InvalidInput, SeepageError
 from seepage.forms import Column, Images, Table
-from seepage.guard import Guarded, Refused, Scan, SelfAudit, scan, self_audit
+from seepage.guard import Guarded, Refused, Scan, Screened, SelfAudit, scan, self_audit
 from seepage.guard.narrow import narrowest
-from seepage.guard.scan import duplicates, rank, reach
+from seepage.guard.scan import duplicates, independent, rank, reach
 from seepage.guard.self_audit import isolated, signal
 
 N = 48
@@ -136,6 +136,98 @@ def test_figures_of_matrices_with_known_rank_and_reach() -> None:
     assert duplicates(rows) == (1, 4)
     far = reach(torch.tensor([[3.0, 4.0], [0.0, 0.0]]), torch.tensor([-10.0, 7.0]))
     assert far.tolist() == [2.0, 0.0]
+
+
+def compared(weight: Tensor) -> tuple[int, ...]:
+    """Every pair of rows in float64, one by one."""
+    rows = weight.double()
+    length = rows.norm(dim=1)
+    cosine = (rows @ rows.T).abs() / (length[:, None] * length).clamp_min(1e-300)
+    return tuple(torch.nonzero((cosine.fill_diagonal_(0) >= 0.999).any(1)).flatten().tolist())
+
+
+def sparse_rows(rng: torch.Generator) -> Tensor:
+    """Rows that live on few columns, two of them nearly parallel there."""
+    rows = torch.randn(40, 700, generator=rng) * (torch.rand(40, 700, generator=rng) < 0.01)
+    rows[7] = rows[3] * -0.2
+    return rows
+
+
+def near_limit(rng: torch.Generator) -> Tensor:
+    """Pairs whose cosines lie close to .999 on either side."""
+    rows = torch.randn(20, 500, generator=rng, dtype=torch.float64)
+    unit = rows / rows.norm(dim=1, keepdim=True)
+    other = unit[1::2] - (unit[1::2] * unit[::2]).sum(1, keepdim=True) * unit[::2]
+    other = other / other.norm(dim=1, keepdim=True)
+    cosine = 0.999 + torch.linspace(-2e-4, 2e-4, 10, dtype=torch.float64)[:, None]
+    rows[1::2] = cosine * unit[::2] + (1 - cosine**2).sqrt() * other
+    return rows
+
+
+def dead_rows(rng: torch.Generator) -> Tensor:
+    rows = torch.randn(64, 300, generator=rng)
+    rows[::3] = 0
+    return rows
+
+
+@pytest.mark.parametrize("scale", [1.0, 1e-25, 1e25])
+@pytest.mark.parametrize("make", [sparse_rows, near_limit, dead_rows])
+@pytest.mark.parametrize("seed", range(2))
+def test_the_screened_duplicates_are_those_of_every_pair(
+    make: Any, scale: float, seed: int
+) -> None:
+    rows = make(stream(seed, "rows")) * scale
+    assert duplicates(rows) == compared(rows)
+
+
+def test_duplicates_of_half_precision_and_none() -> None:
+    rows = torch.randn(12, 200, generator=stream(0, "rows"), dtype=torch.float32)
+    rows[5] = rows[2]
+    assert duplicates(rows.bfloat16()) == duplicates(rows) == (2, 5)
+    assert duplicates(torch.zeros(3, 4)) == ()
+
+
+@pytest.mark.parametrize("shape", [(40, 90), (90, 40), (40, 40)])
+@pytest.mark.parametrize("true", [5, 19, 20, 21, 40])
+def test_independence_is_proven_only_where_the_rank_is_there(
+    shape: tuple[int, int], true: int
+) -> None:
+    rng = stream(true, "rank")
+    low = torch.randn(shape[0], true, generator=rng) @ torch.randn(true, shape[1], generator=rng)
+    for weight in (low, low * 1e-25, low.double() + 1e-8 * torch.randn(shape, generator=rng)):
+        for k in (1, 20, 40):
+            assert not independent(weight, k) or rank(weight) >= k
+    assert independent(torch.randn(shape, generator=rng), 20)
+    assert not independent(torch.randn(shape, generator=rng), 41)
+
+
+def test_a_matrix_just_below_the_limit_is_never_cleared() -> None:
+    left = torch.linalg.qr(torch.randn(40, 40, generator=stream(0, "l"), dtype=torch.float64))[0]
+    right = torch.linalg.qr(torch.randn(90, 40, generator=stream(0, "r"), dtype=torch.float64))[0]
+    for small in (2e-5, 1.1e-5, 0.9e-5, 1e-6):
+        values = torch.ones(40, dtype=torch.float64)
+        values[15:] = small
+        weight = left @ values.diag() @ right.T
+        assert not independent(weight, 20) or rank(weight) >= 20
+    values[15:] = 0.1
+    assert independent(left @ values.diag() @ right.T, 20)
+
+
+@pytest.mark.parametrize("name", ATTACKS)
+def test_screening_changes_no_finding_on_crafted_models(name: str) -> None:
+    model = crafted(ATTACKS[name][0], seed=1)
+    assert Screened()(model).findings == Scan()(model).findings
+
+
+def test_screening_clears_honest_layers_without_measuring_their_rank() -> None:
+    model = SAMPLE.model(zoo.resnet18("cifar", seed=3))
+    screened, exact = Screened()(model), Scan()(model)
+    assert screened.findings == exact.findings == ()
+    assert screened.figures.keys() == exact.figures.keys()
+    assert not any("rank" in figures for figures in screened.figures.values())
+    assert all(figures["rank"] >= 0.5 for figures in exact.figures.values())
+    stricter = Scan(rank=1.0, duplicates=1, reach=0.01)
+    assert Screened(stricter)(model).findings == stricter(model).findings
 
 
 def test_attention_and_convolutions_are_scanned_too() -> None:

@@ -6,7 +6,7 @@ from torch import Generator
 
 from seepage.core import Batch, Client, Model
 from seepage.guard.findings import Refused, Report
-from seepage.guard.scan import Scan
+from seepage.guard.scan import Screened
 from seepage.guard.self_audit import SelfAudit
 from seepage.tree import Tensors
 from seepage.values import value
@@ -35,7 +35,7 @@ class Guarded:
     """
 
     inner: Client
-    checks: tuple[Check, ...] = (Scan(), SelfAudit())
+    checks: tuple[Check, ...] = (Screened(), SelfAudit())
 
     def __call__(self, model: Model, batch: Batch, rng: Generator) -> Tensors:
         findings = tuple(f for check in self.checks for f in check(model, batch).findings)

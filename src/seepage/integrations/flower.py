@@ -22,7 +22,7 @@ from seepage.clients import FedSGD, Given
 from seepage.core import Attack, Batch, Client, Model, Observation, check_update
 from seepage.errors import Failed, InvalidInput
 from seepage.forms import Column, Table
-from seepage.guard import Report, Scan
+from seepage.guard import Report, Screened
 from seepage.guard.guarded import Check
 from seepage.integrations.flower_records import (
     arrays_of,
@@ -45,7 +45,9 @@ Mod = Callable[[Message, Context, Next], Message]
 Data = Callable[[Context], Batch]
 
 
-def guard_mod(model: Model, checks: Sequence[Check] = (Scan(),), data: Data | None = None) -> Mod:
+def guard_mod(
+    model: Model, checks: Sequence[Check] = (Screened(),), data: Data | None = None
+) -> Mod:
     """Look at every incoming model first; where a check finds a reason, share nothing.
 
     The server gets an error with the findings. A state with other names, shapes, types or sizes

@@ -1,8 +1,9 @@
 """Flower's messages as states and back: what they hold is checked before it is decoded."""
 
+import math
 from collections.abc import Mapping
 from io import BytesIO
-from typing import Any
+from typing import Any, Literal
 
 import numpy
 import torch
@@ -60,18 +61,20 @@ def _decoded(array: Array, like: Tensor, what: str) -> Tensor:
             "not trust whoever sent it."
         )
     try:
-        shape, kind = _header(array.data)
+        shape, order, kind, start = _header(array.data)
         if shape != tuple(like.shape) or kind.hasobject:
             raise InvalidInput(f"{what} is {shape} of {kind}, expected {tuple(like.shape)}.")
-        return torch.from_numpy(numpy.load(BytesIO(array.data), allow_pickle=False).copy())
+        count = math.prod(shape)
+        flat = numpy.frombuffer(array.data, kind, count, start) if count else numpy.empty(0, kind)
+        return torch.from_numpy(flat.reshape(shape, order=order).copy())
     except InvalidInput:
         raise
     except (ValueError, TypeError, EOFError, OSError, SyntaxError) as error:
         raise InvalidInput(f"{what} cannot be read ({str(error)[:200]}). Send it again.") from None
 
 
-def _header(data: bytes) -> tuple[tuple[int, ...], "numpy.dtype[Any]"]:
-    """Shape and type that NumPy's format declares, before memory is taken for them."""
+def _header(data: bytes) -> tuple[tuple[int, ...], Literal["C", "F"], "numpy.dtype[Any]", int]:
+    """Shape, order, type and start of the numbers, as NumPy's format declares them."""
     reader = BytesIO(data)
     version = numpy.lib.format.read_magic(reader)
     read = {
@@ -80,8 +83,8 @@ def _header(data: bytes) -> tuple[tuple[int, ...], "numpy.dtype[Any]"]:
     }
     if version not in read:
         raise ValueError(f"unknown version {version} of the format")
-    shape, _, kind = read[version](reader)
-    return shape, kind
+    shape, fortran, kind = read[version](reader)
+    return shape, "F" if fortran else "C", kind, reader.tell()
 
 
 def replaced(record: ArrayRecord, state: Mapping[str, Tensor]) -> ArrayRecord:
