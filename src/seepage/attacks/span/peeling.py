@@ -45,7 +45,7 @@ def peeled(
     """The examples that come off one by one, at most `most`; perhaps none.
 
     `sides` are the slopes above and below zero, `floor` is the relative rounding of the update,
-    and `misfit(o, d)` tells how far each d is from the loss's slope at these outputs, without biases.
+    and `misfit(o, d)` tells how far each d is from the loss's slope at outputs o (without biases).
     """
     found = Unknown(given.weight[:0], given.head.T[:0])
     above, linear = _unkinked(given, sides, floor)
