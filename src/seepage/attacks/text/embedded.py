@@ -1,5 +1,6 @@
 """What an attacker who searches embeddings holds: the frame of each sentence, and the misfit."""
 
+import dataclasses
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Literal
@@ -8,8 +9,9 @@ import torch
 from torch import Generator, Tensor
 
 from seepage import tree
-from seepage.attacks.text.anatomy import Network
-from seepage.core import Batch, Observation, noiseless
+from seepage.attacks.text.anatomy import Network, anatomy_of
+from seepage.clients import FedSGD
+from seepage.core import Batch, Client, Model, Observation, noiseless
 from seepage.errors import InvalidInput
 from seepage.tree import Tensors
 
@@ -47,37 +49,51 @@ class Frame:
 class Misfit:
     """How far the believed client's update on embeddings is from the observed one."""
 
-    seen: Observation
+    client: Client
+    model: Model
+    given: Tensors
+    """What was observed and is not zero; not the word table, which embeddings do not read."""
     y: Tensor
-    word: str
     distance: Distance
     alpha: float
 
+    @classmethod
+    def of(cls, seen: Observation, y: Tensor, distance: Distance, alpha: float) -> "Misfit":
+        """The distance to this observation."""
+        word, client = anatomy_of(seen.model).word, noiseless(seen.client)
+        given = {n: u for n, u in seen.update.items() if n != word and bool(u.any())}
+        # Plain gradients do not mix tensors, so that the large one that stays zero can be left out.
+        model = _frozen(seen.model, word) if isinstance(client, FedSGD) else seen.model
+        return cls(client, model, given, y, distance, alpha)
+
     def __call__(self, x: Tensor, rng: Generator) -> Tensor:
-        """D(x): the word table is left out, since embeddings do not read it."""
-        update = noiseless(self.seen.client)(self.seen.model, Batch(x, self.y), rng)
-        names = [n for n, u in self.seen.update.items() if n != self.word and n in update]
-        names = [n for n in names if bool(self.seen.update[n].any()) and bool(update[n].any())]
+        """D(x), over the tensors that are zero in neither update."""
+        update = self.client(self.model, Batch(x, self.y), rng)
+        pairs = [(update[n], u) for n, u in self.given.items() if n in update]
+        lengths = [made.norm() for made, _ in pairs]
+        both = [(*pair, length) for pair, length in zip(pairs, lengths, strict=True) if length > 0]
         if self.distance == "cos":
-            return self._angle(update, names)
+            angles = [
+                1 - made.flatten() @ u.flatten() / (length * u.norm()) for made, u, length in both
+            ]
+            return torch.stack(angles).mean()
         scaled, total = self.distance == "tag_scaled", x.new_zeros(())
-        for depth, name in enumerate(names):
-            rest = update[name] - self.seen.update[name]
-            weight = 0.1 * (1 - depth / len(names)) if scaled else self.alpha
+        for depth, (made, u, _) in enumerate(both):
+            weight = 0.1 * (1 - depth / len(both)) if scaled else self.alpha
             weight = 0.0 if self.distance == "l2" else weight
-            total = total + rest.square().sum() + weight * rest.abs().sum()
+            total = total + (made - u).square().sum() + weight * (made - u).abs().sum()
         return total / 2 if scaled else total
 
     def value(self, x: Tensor, rng: Generator) -> float:
         """D without its graph."""
         return float(self(x.detach(), rng).detach())
 
-    def _angle(self, update: Tensors, names: Sequence[str]) -> Tensor:
-        given = self.seen.update
-        parts = [
-            1 - (update[n] * given[n]).sum() / (update[n].norm() * given[n].norm()) for n in names
-        ]
-        return torch.stack(parts).mean()
+
+def _frozen(model: Model, name: str) -> Model:
+    """The same model, where one tensor is not trained."""
+    params = {n: p for n, p in model.params.items() if n != name}
+    moved = {name: model.params[name]} if name in model.params else {}
+    return dataclasses.replace(model, params=params, buffers={**model.buffers, **moved})
 
 
 def nearest(network: Network, x: Tensor, frame: Frame) -> Tensor:

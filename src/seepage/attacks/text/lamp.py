@@ -84,7 +84,7 @@ class Lamp:
         if self.language is not None:
             self.language.check(network.form.vocab)
         frame = Frame.of(network, lengths_of(seen, network, self.lengths, len(y)))
-        misfit = Misfit(seen, y, network.anatomy.word, self.distance, self.alpha)
+        misfit = Misfit.of(seen, y, self.distance, self.alpha)
         search = Search(self, network, frame, misfit, rng)
         x, curve = search.run(search.begin())
         ids = nearest(network, x, frame)

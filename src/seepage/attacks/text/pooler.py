@@ -92,7 +92,7 @@ class Pooler:
             return dataclasses.replace(nothing, trace=trace)
         y = states.labels.to(network.word.device) if seen.y is None else seen.y
         frame = Frame.of(network, lengths_of(seen, network, self.lamp.lengths, len(y)))
-        misfit = Misfit(seen, y, network.anatomy.word, self.lamp.distance, self.lamp.alpha)
+        misfit = Misfit.of(seen, y, self.lamp.distance, self.lamp.alpha)
         search = Search(self.lamp, network, frame, misfit, rng)
         search.guide = self._guide(network, frame, states)
         x, curve = search.run(search.begin())
