@@ -173,8 +173,8 @@ def encoder_blind() -> Rows:
 
 
 def encoder_large() -> Rows:
-    """4 at B = 16."""
-    yield from _encoder({16: (range(2), 200_000)})
+    """4 at B = 16, and up to where block 1's span is full (384 directions)."""
+    yield from _encoder({16: (range(4), 200_000), 24: (range(2), 200_000), 28: (range(1), 200_000)})
 
 
 def decoder() -> Rows:

@@ -28,6 +28,7 @@ from seepage import (
 )
 from seepage.attacks.text import embedding_rows
 from seepage.attacks.text.anatomy import Network
+from seepage.attacks.text.mixture import Mixture, solved
 from seepage.attacks.text.moves import proposals
 from seepage.attacks.text.spans import Span, span_of
 
@@ -158,9 +159,16 @@ def test_a_model_without_anatomy_or_sentences_is_told_what_is_needed() -> None:
         TokenSpan()(watched(model, batch), stream(0, "attack"))
 
 
+def test_an_encoder_whose_attention_is_not_named_is_told_so() -> None:
+    model, batch = encoder(2)
+    model.module.anatomy = dataclasses.replace(model.module.anatomy, heads=0)
+    with pytest.raises(InvalidInput, match=r"Set Anatomy.attention, projections and heads"):
+        TokenSpan()(watched(model, batch), stream(0, "attack"))
+
+
 def test_missing_attention_is_named() -> None:
     model, batch = encoder(1)
-    with pytest.raises(InvalidInput, match=r"blocks.0.query.weight"):
+    with pytest.raises(InvalidInput, match=r"blocks.0.attention.query.weight"):
         TokenSpan()(watched(model, batch, Only(FedSGD(), "word*")), stream(0, "attack"))
 
 
@@ -190,6 +198,50 @@ def test_the_span_keeps_every_direction_of_the_second_block() -> None:
     for sentence in batch.x:
         states = network.second(sentence[sentence != 0][None])[0]
         assert span.distance(states).max() < 1e-4
+
+
+def mixture_of(dtype: torch.dtype = torch.float64) -> tuple[Mixture, Tensor, Network, Span]:
+    """All tokens of a batch at their places as candidates, and which are in its first sentence."""
+    model, batch = encoder(3, dtype)
+    network = Network.of(model)
+    span = span_of(watched(model, batch), network, 1)
+    pairs = sorted({(p, t) for row in batch.x.tolist() for p, t in enumerate(row) if t})
+    places, tokens = torch.tensor(pairs).T
+    first = (batch.x[0][places] == tokens).to(dtype)
+    return Mixture.of(network, span, tokens, places), first, network, span
+
+
+def test_a_mixture_with_the_weights_of_a_sentence_is_that_sentence() -> None:
+    mixture, first, network, span = mixture_of()
+    sentence = encoder(3)[1].x[0]
+    outside = span.outside(network.second(sentence[None])[0])
+    for place, at in enumerate(first.nonzero().flatten().tolist()):
+        assert (mixture.misfit(at, first) - outside[place]).abs().max() < 1e-12
+
+
+def test_the_slope_of_a_mixture_is_that_of_autograd() -> None:
+    mixture, first, _, _ = mixture_of()
+    weights = first + torch.linspace(0.1, 0.9, len(first), dtype=first.dtype)
+    outside, slope = mixture.expanded(3, weights)
+    autograd = torch.func.jacrev(lambda w: mixture.misfit(3, w))(weights)
+    assert torch.equal(outside, mixture.misfit(3, weights))
+    assert (slope - autograd).abs().max() < 1e-12
+
+
+@pytest.mark.parametrize("seed", [0, 1, 2])
+def test_one_token_tells_its_whole_sentence_from_even_weights(seed: int) -> None:
+    model, batch = encoder(2, torch.float64, seed)
+    network, pairs = Network.of(model), [(p, t) for p in range(8) for t in (*batch.x[:, p], 5, 9)]
+    span = span_of(watched(model, batch), network, 1)
+    places, tokens = torch.tensor(sorted({(p, int(t)) for p, t in pairs if t})).T
+    truth = (batch.x[0][places] == tokens).double()
+    at = int(((places == 3) & (truth == 1)).nonzero())
+    start = torch.where(places == 3, 0.0, torch.full_like(truth, 0.25))
+    start[at] = 1.0
+    rules = (places == torch.arange(8)[:, None])[:4].double()
+    weights, rounds = solved(Mixture.of(network, span, tokens, places), rules, at, start)
+    assert (weights - truth).abs().max() < 1e-3
+    assert rounds < 10
 
 
 def test_a_sketch_is_never_further_away_than_the_whole_complement() -> None:

@@ -115,7 +115,7 @@ def test_the_word_rows_give_one_sentence_in_order(encoder: Model, tokenizer: Any
     assert torch.equal(found.x, batch.x)
 
 
-@pytest.mark.parametrize(("size", "seed"), [(1, 4), (2, 101), (4, 1)])
+@pytest.mark.parametrize(("size", "seed"), [(1, 4), (2, 101), (4, 1), (8, 1)])
 def test_an_encoders_batch_is_read_exactly(
     encoder: Model, tokenizer: Any, size: int, seed: int
 ) -> None:

@@ -13,26 +13,16 @@ HEADS = 4
 """With one head, query deltas lie between its keys, and a direction of each sentence is missing."""
 
 
-class Block(nn.Module):
-    """Attention and a dense pair; normalised afterwards (encoder) or before (decoder)."""
+class Attention(nn.Module):
+    """Every place reads all others; the mixture is returned first, as transformers do."""
 
-    def __init__(self, before: bool) -> None:
+    def __init__(self) -> None:
         super().__init__()
-        self.before = before
         self.query = nn.Linear(WIDTH, WIDTH)
         self.key = nn.Linear(WIDTH, WIDTH)
         self.value = nn.Linear(WIDTH, WIDTH)
-        self.norm1, self.norm2 = nn.LayerNorm(WIDTH), nn.LayerNorm(WIDTH)
-        self.dense = nn.Sequential(nn.Linear(WIDTH, 64), nn.GELU(), nn.Linear(64, WIDTH))
 
-    def forward(self, x: Tensor, attention_mask: Tensor | None = None) -> Tensor:
-        if self.before:
-            x = x + self.attend(self.norm1(x), attention_mask)
-            return x + self.dense(self.norm2(x))
-        x = self.norm1(x + self.attend(x, attention_mask))
-        return self.norm2(x + self.dense(x))
-
-    def attend(self, x: Tensor, mask: Tensor | None) -> Tensor:
+    def forward(self, x: Tensor, mask: Tensor | None) -> tuple[Tensor]:
         query, key, value = (
             part(x).unflatten(-1, (HEADS, -1)).transpose(1, 2)
             for part in (self.query, self.key, self.value)
@@ -40,7 +30,24 @@ class Block(nn.Module):
         scores = query @ key.transpose(2, 3) / (WIDTH / HEADS) ** 0.5
         if mask is not None:
             scores = scores + mask.reshape(-1, 1, *mask.shape[-2:])
-        return (scores.softmax(-1) @ value).transpose(1, 2).flatten(2)
+        return ((scores.softmax(-1) @ value).transpose(1, 2).flatten(2),)
+
+
+class Block(nn.Module):
+    """Attention and a dense pair; normalised afterwards (encoder) or before (decoder)."""
+
+    def __init__(self, before: bool) -> None:
+        super().__init__()
+        self.before, self.attention = before, Attention()
+        self.norm1, self.norm2 = nn.LayerNorm(WIDTH), nn.LayerNorm(WIDTH)
+        self.dense = nn.Sequential(nn.Linear(WIDTH, 64), nn.GELU(), nn.Linear(64, WIDTH))
+
+    def forward(self, x: Tensor, attention_mask: Tensor | None = None) -> Tensor:
+        if self.before:
+            x = x + self.attention(self.norm1(x), attention_mask)[0]
+            return x + self.dense(self.norm2(x))
+        x = self.norm1(x + self.attention(x, attention_mask)[0])
+        return self.norm2(x + self.dense(x))
 
 
 class Encoder(nn.Module):
@@ -51,7 +58,10 @@ class Encoder(nn.Module):
         position="position.weight",
         norm="norm",
         blocks=("blocks.0", "blocks.1", "blocks.2"),
-        spans=("blocks.0.query.weight", "blocks.1.query.weight"),
+        spans=("blocks.0.attention.query.weight", "blocks.1.attention.query.weight"),
+        attention="blocks.0.attention",
+        projections=tuple(f"blocks.0.attention.{name}" for name in ("query", "key", "value")),
+        heads=HEADS,
         pooler="pooler",
         classifier="classifier",
     )
@@ -83,7 +93,7 @@ class Decoder(nn.Module):
         position="position.weight",
         blocks=("blocks.0", "blocks.1"),
         norms=("blocks.0.norm1", "blocks.1.norm1"),
-        spans=("blocks.0.value.weight", "blocks.1.value.weight"),
+        spans=("blocks.0.attention.value.weight", "blocks.1.attention.value.weight"),
         causal=True,
         final="final",
         head="head.weight",

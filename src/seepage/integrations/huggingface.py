@@ -135,9 +135,12 @@ def _encoder(modules: dict[str, Any], prefix: str) -> Anatomy:
 
     distilled = at("transformer.layer") in modules
     layers = at("transformer.layer" if distilled else "encoder.layer")
-    query = "attention.q_lin" if distilled else "attention.self.query"
+    inside = "attention" if distilled else "attention.self"
+    names = ("q_lin", "k_lin", "v_lin") if distilled else ("query", "key", "value")
     table = at("embeddings.token_type_embeddings")
-    projections = [f"{layers}.{number}.{query}" for number in (0, 1)]
+    attention = f"{layers}.0.{inside}"
+    queries = [f"{layers}.{number}.{inside}.{names[0]}" for number in (0, 1)]
+    count = "n_heads" if distilled else "num_attention_heads"
     padding = getattr(modules[at("embeddings.position_embeddings")], "padding_idx", None)
     return Anatomy(
         word=at("embeddings.word_embeddings.weight"),
@@ -145,8 +148,12 @@ def _encoder(modules: dict[str, Any], prefix: str) -> Anatomy:
         segment=f"{table}.weight" if table in modules else "",
         norm=at("embeddings.LayerNorm"),
         blocks=tuple(f"{layers}.{i}" for i in range(len(modules[layers]))),
-        spans=tuple(_weight(modules, name) for name in projections),
-        adapters=_adapters(modules, projections),
+        spans=tuple(_weight(modules, name) for name in queries),
+        adapters=_adapters(modules, queries),
+        attention=attention,
+        projections=tuple(f"{attention}.{name}" for name in names),
+        heads=int(getattr(modules[attention], count)),
+        mixed=f"{attention}.out_lin" if distilled else "",
         pooler=at("pooler.dense") if at("pooler.dense") in modules else "",
         classifier=_classifier(modules),
         offset=0 if padding is None else padding + 1,

@@ -20,7 +20,9 @@ class Anatomy:
     `word`, `position`, `segment` and `head` are parameters, `spans` the weights that read the
     input of blocks 0 and 1 (`adapters` the LoRA matrices A and B beside each), the rest modules.
     Blocks add their attention to a normalised sum (`norm`: BERT), or normalise first, block by
-    block (`norms`: GPT-2). A part that the network lacks is left empty.
+    block (`norms`: GPT-2). An encoder names block 0's `attention`, the module that mixes places and
+    returns the mixture first, with the `projections` (query, key, value) of its `heads`, and the
+    map after them (`mixed`) if that is inside too. A part that the network lacks is left empty.
     """
 
     word: str
@@ -38,6 +40,10 @@ class Anatomy:
     final: str = ""
     head: str = ""
     tied: bool = False
+    attention: str = ""
+    projections: tuple[str, ...] = ()
+    heads: int = 0
+    mixed: str = ""
     offset: int = 0
     """The number of the first place in the position table (RoBERTa counts from 2)."""
 
@@ -99,12 +105,15 @@ class Network:
 
     def first(self, ids: Tensor, places: Tensor) -> Tensor:
         """x0(t, p): what the projections of block 0 read for token t at place p."""
-        return self._normed(self._entering(self.placed(ids, places)), 0)
+        return self.normed(self.entering(ids, places), 0)
+
+    def entering(self, ids: Tensor, places: Tensor) -> Tensor:
+        """What block 0 is given for token t at place p, before any norm of its own."""
+        return self._entering(self.placed(ids, places))
 
     def second(self, ids: Tensor) -> Tensor:
         """z1: what the projections of block 1 read for whole sentences of one length (n, l)."""
-        state = self._entering(self.placed(ids, _places(ids)))
-        return self._normed(self._block(0, state), 1)
+        return self.normed(self._block(0, self.entering(ids, _places(ids))), 1)
 
     def last(self, ids: Tensor) -> Tensor:
         """The state after the last block (n, l, width), normalised as the head reads it."""
@@ -115,23 +124,25 @@ class Network:
         state = self._entering(self._summed(words, _places(words[..., 0])))
         for number in range(len(self.anatomy.blocks)):
             state = self._block(number, state)
-        return self._part(self.anatomy.final)(state) if self.anatomy.final else state
+        return self.part(self.anatomy.final)(state) if self.anatomy.final else state
 
     def _entering(self, total: Tensor) -> Tensor:
-        return self._part(self.anatomy.norm)(total) if self.anatomy.norm else total
+        return self.part(self.anatomy.norm)(total) if self.anatomy.norm else total
 
-    def _normed(self, state: Tensor, number: int) -> Tensor:
+    def normed(self, state: Tensor, number: int) -> Tensor:
+        """A state as the projections of a block read it."""
         norms = self.anatomy.norms
-        return self._part(norms[number])(state) if norms else state
+        return self.part(norms[number])(state) if norms else state
 
     def _block(self, number: int, state: Tensor) -> Tensor:
-        block = self._part(self.anatomy.blocks[number])
+        block = self.part(self.anatomy.blocks[number])
         masked = {"attention_mask": causal_mask(state)} if self.anatomy.causal else {}
         found = block(state, **masked)
         out: Tensor = found[0] if isinstance(found, tuple) else found
         return out
 
-    def _part(self, name: str) -> Any:
+    def part(self, name: str) -> Any:
+        """One module of the network."""
         return self.module.get_submodule(name)
 
 

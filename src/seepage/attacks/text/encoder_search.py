@@ -1,6 +1,5 @@
-"""Whole sentences of an encoder from token lists: coordinate descent on block 1's span."""
+"""Whole sentences of an encoder from token lists: one candidate after another asks for its own."""
 
-from collections import Counter
 from collections.abc import Callable
 from dataclasses import dataclass, field
 
@@ -9,19 +8,19 @@ import torch
 from torch import Tensor
 
 from seepage.attacks.text.anatomy import Network
+from seepage.attacks.text.mixture import Mixture, solved
 from seepage.attacks.text.spans import Span
 from seepage.attacks.text.token_lists import Lists
 
 Sentence = tuple[int, ...]
 Weights = dict[tuple[int, int], float]
 
-_PATIENCE = 60
-"""Failures in a row after which full lists are tried in turn with lean ones."""
-
-_LEAN = 0.05
 _SMALLEST = 0.02
-_SPENT = 0.1
-"""How much less often an end that a found sentence uses is drawn, four times in five."""
+_AMONG_ALL = 0.2
+"""How often a candidate is drawn among all, not only those that no found sentence uses."""
+
+_SPREAD = 1.0
+"""How unevenly (as a power of e) candidates start that are asked a second time."""
 
 
 @dataclass
@@ -31,22 +30,19 @@ class Found:
     sentences: dict[Sentence, float] = field(default_factory=dict)
     partial: dict[Sentence, float] = field(default_factory=dict)
     used: set[tuple[int, int]] = field(default_factory=set)
-    ends: Counter[int] = field(default_factory=Counter)
+    asked: set[int] = field(default_factory=set)
+    """Candidates that have been asked for their sentence."""
     evaluations: int = 0
-    failures: int = 0
     rejected: float = float("inf")
     """The smallest distance of a sentence that was not accepted."""
 
     def take(self, sentence: Sentence, score: float) -> None:
         """Record a sentence as recovered."""
         self.sentences[sentence] = score
-        self.used |= set(enumerate(sentence))
-        self.ends[len(sentence)] += 1
-        self.failures = 0
+        self.used |= {(token, place) for place, token in enumerate(sentence)}
 
     def miss(self, sentence: Sentence, score: float) -> None:
-        """Record where a descent ended without reaching the span."""
-        self.failures += 1
+        """Record a sentence outside the span."""
         if sentence not in self.sentences:
             self.partial[sentence] = score
             self.rejected = min(self.rejected, score)
@@ -54,7 +50,7 @@ class Found:
 
 @dataclass(frozen=True, eq=False)
 class EncoderSearch:
-    """Random restarts of a coordinate descent on the mean distance of z1 to block 1's span."""
+    """Which weights of all candidates put z1 of one of them into block 1's span: its sentence."""
 
     network: Network
     lists: Lists
@@ -67,26 +63,33 @@ class EncoderSearch:
 
     def run(self, wanted: int | None, rank: int, budget: int, draws: np.random.Generator) -> Found:
         """Search until all sentences, or all directions of block 1, are found, or the budget."""
-        found = Found()
+        found, candidates = Found(), self._candidates()
+        mixture = Mixture.of(self.network, self.span, candidates.tokens, candidates.places)
+        cost = -(-mixture.width // len(candidates.rules))
         while found.evaluations < budget and not self._complete(found, wanted, rank):
-            lean = found.failures < _PATIENCE or found.failures % 2 == 0
-            start = self._start(found, lean, draws)
-            sentence, score = self._descend(start, lean, found, draws)
+            at, again = self._drawn(candidates, found, draws)
+            start = candidates.start(at, _SPREAD if again else 0.0, draws)
+            weights, rounds = solved(mixture, candidates.before(at), at, start)
+            sentence = candidates.rounded(weights)
+            score = self.score(sentence)
+            found.evaluations += 1 + rounds * cost
             known = sentence in found.sentences
-            if score < self.accept and not known and self.verify(self._whole([sentence])):
+            if score < self.accept and not known and self.verify(self._whole(sentence)):
                 found.take(sentence, score)
             else:
                 found.miss(sentence, score)
         return found
 
-    def scores(self, sentences: list[Sentence]) -> Tensor:
-        """The mean distance of z1 to the span, over the tokens of each sentence."""
-        return self.span.distance(self.network.second(self._whole(sentences))).mean(1)
+    def score(self, sentence: Sentence) -> float:
+        """The mean distance of z1 to the span, over the tokens of a sentence."""
+        if not sentence:
+            return float("inf")
+        return float(self.span.distance(self.network.second(self._whole(sentence))).mean())
 
-    def _whole(self, sentences: list[Sentence]) -> Tensor:
+    def _whole(self, sentence: Sentence) -> Tensor:
         end = self.network.form.end
         tail = () if end is None else (end,)
-        return torch.tensor([s + tail for s in sentences], device=self.network.word.device)
+        return torch.tensor([sentence + tail], device=self.network.word.device)
 
     def _complete(self, found: Found, wanted: int | None, rank: int) -> bool:
         """All sentences found, or together they fill block 1's span."""
@@ -94,50 +97,87 @@ class EncoderSearch:
         filled = sum(len(sentence) + tail for sentence in found.sentences)
         return len(found.sentences) == wanted or filled >= rank
 
-    def _options(self, place: int, lean: bool) -> list[int]:
-        tokens: list[int] = self.lists.tokens[place].tolist()
-        if not lean:
-            return tokens
-        return [t for t in tokens if self._weight(t, place) > _LEAN] or tokens
+    def _candidates(self) -> "Candidates":
+        end = self.network.form.end
+        pairs = [(t, p) for p, tokens in enumerate(self.lists.tokens) for t in tokens.tolist()]
+        pairs += [(end, p) for p in self.lists.ends if end is not None]
+        known = {pair: max(_SMALLEST, self.weights.get(pair, 0.0)) for pair in pairs}
+        likely = [known[pair] if self.weights else 1.0 for pair in pairs]
+        return Candidates.of(pairs, likely, end, self.network.word)
 
-    def _weight(self, token: int, place: int) -> float:
-        return max(_SMALLEST, self.weights.get((token, place), 0.0)) if self.weights else 1.0
-
-    def _start(self, found: Found, lean: bool, draws: np.random.Generator) -> Sentence:
-        ends, end = self.lists.ends, self.network.form.end
-        weights = [self._weight(end, e) if end is not None else 1.0 for e in ends]
-        spent = [_SPENT if found.ends[e] and draws.random() < 0.8 else 1.0 for e in ends]
-        length = _drawn(ends, np.multiply(weights, spent), draws)
-        return tuple(self._token(place, found, lean, draws) for place in range(length))
-
-    def _token(self, place: int, found: Found, lean: bool, draws: np.random.Generator) -> int:
-        options = self._options(place, lean)
-        fresh = [t for t in options if (place, t) not in found.used]
-        pool = fresh if fresh and draws.random() >= 0.2 else options
-        return _drawn(pool, np.array([self._weight(t, place) for t in pool]), draws)
-
-    def _descend(
-        self, sentence: Sentence, lean: bool, found: Found, draws: np.random.Generator
-    ) -> tuple[Sentence, float]:
-        """Replace one token after another by the best alternative, until a sweep moves none."""
-        best = float(self.scores([sentence])[0])
-        found.evaluations += 1
-        moved = True
-        while moved:
-            moved = False
-            for place in draws.permutation(len(sentence)).tolist():
-                others = [t for t in self._options(place, lean) if t != sentence[place]]
-                if not others:
-                    continue
-                trials = [(*sentence[:place], t, *sentence[place + 1 :]) for t in others]
-                scores = self.scores(trials)
-                found.evaluations += len(trials)
-                if float(scores.min()) < best - 1e-9:
-                    best, moved = float(scores.min()), True
-                    sentence = trials[int(scores.argmin())]
-        return sentence, best
+    def _drawn(
+        self, candidates: "Candidates", found: Found, draws: np.random.Generator
+    ) -> tuple[int, bool]:
+        """A candidate, and whether it was asked before: first of tokens not seen in a sentence."""
+        pairs, every = candidates.pairs, candidates.telling
+        words = {token for token, _ in found.used}
+        fresh = {i for i in every if pairs[i] not in found.used}
+        unseen = {i for i in fresh if pairs[i][0] not in words}
+        choices = [every] if draws.random() < _AMONG_ALL else [unseen, fresh, every]
+        left = [pool - found.asked for pool in choices]
+        pool = next(filter(None, left), set())
+        options = sorted(pool or every)
+        edges = np.cumsum(candidates.known[options].cpu().numpy())
+        at = options[int(np.searchsorted(edges, draws.random() * edges[-1]))]
+        found.asked.add(at)
+        return at, not pool
 
 
-def _drawn(options: list[int], weights: np.ndarray, draws: np.random.Generator) -> int:
-    edges = np.cumsum(weights)
-    return options[int(np.searchsorted(edges, draws.random() * edges[-1]))]
+@dataclass(frozen=True, eq=False)
+class Candidates:
+    """Every token that could stand at a place, the end included, and how likely it is there."""
+
+    pairs: list[tuple[int, int]]
+    tokens: Tensor
+    places: Tensor
+    known: Tensor
+    """How likely each is, and in `likely` so that those of a place add up to one."""
+    likely: Tensor
+    rules: Tensor
+    """Row p: one at each candidate of place p and at each end before it, which add up to one."""
+    end: int | None
+
+    @classmethod
+    def of(
+        cls, pairs: list[tuple[int, int]], likely: list[float], end: int | None, like: Tensor
+    ) -> "Candidates":
+        """Candidates with what is known of them."""
+        table = torch.tensor(pairs, device=like.device)
+        tokens, places = table[:, 0], table[:, 1]
+        rows = torch.arange(int(places.max()) + 1, device=like.device)[:, None]
+        over = (tokens == end) & (places < rows) if end is not None else places < 0
+        rules = ((places == rows) | over).double()
+        shares = like.new_tensor(likely)
+        total = like.new_zeros(len(rows)).index_add_(0, places, shares)
+        return cls(pairs, tokens, places, shares, shares / total[places], rules, end)
+
+    @property
+    def telling(self) -> set[int]:
+        """Candidates with an alternative, which tell sentences from each other; all, if none."""
+        several = (self.rules.sum(1) > 1)[self.places].nonzero().flatten().tolist()
+        return set(several or range(len(self.pairs)))
+
+    def start(self, at: int, spread: float, draws: np.random.Generator) -> Tensor:
+        """Each as likely as it is, `at` for certain, and what cannot stand beside it not at all."""
+        noise = torch.from_numpy(draws.normal(size=len(self.pairs))).to(self.likely)
+        weights = self.likely * (spread * noise).exp()
+        weights = torch.where(self.places == self.places[at], 0.0, weights)
+        weights[at] = 1.0
+        return weights
+
+    def before(self, at: int) -> Tensor:
+        """The rules that hold for sure: all of them where ends are known, else up to `at`."""
+        return self.rules if self.end is not None else self.rules[: int(self.places[at]) + 1]
+
+    def rounded(self, weights: Tensor) -> Sentence:
+        """The heaviest token of each place, up to the heaviest end (or the first empty place)."""
+        table = weights.new_zeros(len(self.rules), len(self.pairs))
+        table[self.places, torch.arange(len(self.pairs))] = weights
+        if self.end is None:
+            empty = (table.sum(1) < 0.5).nonzero().flatten().tolist()
+            length = empty[0] if empty else len(table)
+        else:
+            ending = weights * (self.tokens == self.end)
+            length = int(self.places[int(ending.argmax())])
+        words = table * (self.tokens != self.end) if self.end is not None else table
+        return tuple(self.tokens[words[:length].argmax(1)].tolist())

@@ -60,10 +60,15 @@ class Span:
         """The same with another rank."""
         return replace(self, rank=rank)
 
+    def outside(self, rows: Tensor) -> Tensor:
+        """N v / |v| of each row, in float64."""
+        wide = rows.double() if self.through is None else rows.double() @ self.through.double().T
+        found: Tensor = wide @ self.complement.T / wide.norm(dim=-1, keepdim=True)
+        return found
+
     def distance(self, rows: Tensor) -> Tensor:
         """|N v| / |v| of each row, in float64."""
-        wide = rows.double() if self.through is None else rows.double() @ self.through.double().T
-        found: Tensor = (wide @ self.complement.T).norm(dim=-1) / wide.norm(dim=-1)
+        found: Tensor = self.outside(rows).norm(dim=-1)
         return found
 
     def lengths(self, rows: Tensor) -> Tensor:

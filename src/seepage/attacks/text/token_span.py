@@ -31,11 +31,12 @@ class TokenSpan:
     The gradient of a projection is sum_i d_i x_i^T, so that with fewer tokens than directions the
     input of a token at a place either lies in its row space or does not: |N v| / |v| <= tolerance
     in block 0 gives the lists of possible tokens, and whole sentences are those whose states lie
-    in block 1's span within `accept`. Encoders search by coordinate descent, decoders prefix by
-    prefix; `budget` counts the sentences that are tried. Needs no labels and no language model.
+    in block 1's span within `accept`. Decoders are searched prefix by prefix; for encoders, weights
+    of all tokens in block 0's attention are solved for that put one of them into the span
+    (`mixture`). `budget` counts the sentences that are tried. Needs no labels, no language model.
 
-    Petrov et al. 2024, arXiv 2405.15586 (DAGER); the descent that replaces the enumeration of
-    encoders, the weights from the embedding rows and the certificates are ours.
+    Petrov et al. 2024, arXiv 2405.15586 (DAGER); the weights that replace the enumeration of
+    encoders, those from the embedding rows and the certificates are ours.
     """
 
     tolerance: float = 1e-5
