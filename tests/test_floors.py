@@ -12,9 +12,9 @@ FLOORS = [
     {"core", "model", "tree", "errors", "values", "forms", "checks", "files", "expr", "captured"},
     {"clients", "chains", "accounting"},
     {"defenses", "attacks", "metrics", "analysis", "guard", "zoo"},
-    {"trials", "store", "executors", "prints", "progress"},
+    {"trials", "costs", "sweeping", "store", "executors", "prints", "progress"},
     {"integrations"},
-    {"report", "papers"},
+    {"report", "papers", "tradeoffs"},
     {"auditing"},
     {"cli"},
 ]

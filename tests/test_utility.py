@@ -23,7 +23,7 @@ from seepage import (
     zoo,
 )
 from seepage.analysis import utility
-from seepage.analysis.utility import Plan, Point, Splits, Utility
+from seepage.analysis.utility import Plan, Splits, Utility
 from seepage.defenses.precode import precode
 
 PLAN = Plan(rounds=40, batch=16, seeds=(0, 1, 2))
@@ -114,25 +114,6 @@ def test_splits_have_nothing_in_common() -> None:
     assert torch.equal(together.sort().values, batch.x.flatten())
 
 
-def test_the_front_keeps_what_no_other_beats() -> None:
-    points = [Point("a", 0, 9), Point("b", 1, 9), Point("c", 1, 5), Point("d", 3, 6)]
-    assert [p.name for p in utility.pareto(points)] == ["a", "c"]
-
-
-def test_leak_at_equal_utility_is_isotonic_and_not_extrapolated() -> None:
-    points = [Point("", loss, leak) for loss, leak in ((0, 10), (1, 6), (2, 8), (4, 1))]
-    assert utility.equal_utility(points, [0, 0.5, 1.5, 3, 4, 5]) == [10, 8.5, 7, 4, 1, None]
-    assert utility.equal_utility(points, [-0.1]) == [None]
-
-
-def test_a_trade_is_a_point_for_each_strength() -> None:
-    families = {"prune": [Prune(FedSGD(), 0.5), Prune(FedSGD(), 0.9)], "sign": [Sign(FedSGD())]}
-    cost = Utility((0.9,), 0.1, 0.02, (0.01, 0.03))
-    found = utility.tradeoff(families, lambda client: cost, lambda client: 7.0)
-    assert [len(points) for points in found.values()] == [2, 1]
-    assert found["prune"][1] == Point(repr(Prune(FedSGD(), 0.9)), 2.0, 7.0, (1.0, 3.0))
-
-
 def test_paired_intervals_need_two_runs() -> None:
     loss, interval = utility.paired([0.9], [0.8])
     assert loss == pytest.approx(0.1)
@@ -147,7 +128,6 @@ def test_paired_intervals_need_two_runs() -> None:
         (lambda: Plan(grid=(1.0,)), "at least two rates"),
         (lambda: Splits.of(Batch(torch.zeros(2, 1))), "leave a part of 2 examples empty"),
         (lambda: utility.paired([0.1], [0.1, 0.2]), "do not pair"),
-        (lambda: utility.equal_utility([Point("a", 0, 1)], [1.0]), "at least two"),
         (
             lambda: utility.trained(Prune(FedSGD()), linear(0), blobs(), 0.0, (PLAN, 0)),
             "lr=0.0",

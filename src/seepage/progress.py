@@ -4,8 +4,7 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from typing import TYPE_CHECKING
 
-from seepage.trials import Progress, Step
-from seepage.values import describe
+from seepage.sweeping import Progress, Step
 
 if TYPE_CHECKING:
     from rich.progress import Progress as Bar
@@ -42,10 +41,8 @@ def counted(text: str) -> Iterator[Callable[[int, int], None]]:
 
 
 def doing(step: Step) -> str:
-    """The trial that a sweep is at."""
-    if step.doing is None:
-        return "nothing"
-    return _short(f"{describe(step.doing.attack)} on {describe(step.doing.client)}")
+    """What a sweep is at."""
+    return "nothing" if step.doing is None else _short(step.doing.title)
 
 
 def _bar() -> "Bar":

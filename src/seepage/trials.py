@@ -4,7 +4,6 @@ import functools
 import hashlib
 import time
 from collections.abc import Callable, Generator, Mapping, Sequence
-from contextlib import closing
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, cast
@@ -22,6 +21,7 @@ from seepage.forms import form_to
 from seepage.metrics import score
 from seepage.prints import Prints, of_batch, of_model
 from seepage.store import Row, Store, plain
+from seepage.sweeping import Progress, Step, failed, resumed
 from seepage.values import describe
 
 __all__ = ["Progress", "Step", "Trial", "run", "sweep"]
@@ -47,6 +47,11 @@ class Trial:
         """Sixteen hexadecimal digits that name this trial in a store."""
         return _key(self, Prints())
 
+    @property
+    def title(self) -> str:
+        """What is done, in a few words."""
+        return f"{describe(self.attack)} on {describe(self.client)}"
+
     def __eq__(self, other: object) -> bool:
         return isinstance(other, Trial) and self.key == other.key
 
@@ -56,19 +61,6 @@ class Trial:
     def __repr__(self) -> str:
         about = (type(self.model.module).__name__, describe(self.client), describe(self.attack))
         return f"Trial({', '.join(about)}, seed={self.seed})"
-
-
-@dataclass(frozen=True)
-class Step:
-    """How far a sweep is: what is done, the row just made, and what is being done now."""
-
-    done: int
-    total: int
-    row: Row | None
-    doing: Trial | None
-
-
-Progress = Callable[[Step], None]
 
 
 def run(trial: Trial) -> Row:
@@ -88,24 +80,12 @@ def sweep(
     """
     store, prints = Store.of(store), Prints()
     named = {_key(trial, prints): trial for trial in trials}
-    rows = store.rows()
-    todo = {key: trial for key, trial in named.items() if not _done(rows.get(key))}
-    tell = functools.partial(_told, progress, todo, len(named))
-    tell(None)
-    try:
-        with closing(_finished(store, list(todo.items()), executor)) as finished:
-            for row in finished:
-                rows[row["key"]] = row
-                del todo[row["key"]]
-                tell(row)
-    except KeyboardInterrupt as stop:
-        stop.add_note(_kept(store))
-        raise
+    rows = resumed(named, store, functools.partial(_finished, store, executor), progress)
     return [rows[_key(trial, prints)] for trial in trials]
 
 
 def _finished(
-    store: Store, todo: Sequence[tuple[str, Trial]], executor: Executor
+    store: Store, executor: Executor, todo: Sequence[tuple[str, Trial]]
 ) -> Generator[Row, None, None]:
     """The rows of these trials as they come, each on the disk before it is given."""
     if not todo:
@@ -117,26 +97,11 @@ def _finished(
         for index, made in executor(cast(Callable[[tuple[str, Trial]], Any], work), todo):
             key, trial = todo[index]
             if isinstance(made, Failed):
-                row = _failed(_about(trial, key), made)
+                row = failed(_about(trial, key), made)
             else:
                 row = _received(store, key, made) if apart else made
             append(row)
             yield row
-
-
-def _told(progress: Progress | None, todo: dict[str, Trial], total: int, row: Row | None) -> None:
-    if progress:
-        progress(Step(total - len(todo), total, row, next(iter(todo.values()), None)))
-
-
-def _kept(store: Store) -> str:
-    if store.temporary:
-        return "Nothing was kept: name a store, and a stopped run can be resumed."
-    return f"What is done is kept in {store.folder}: run the same again to resume."
-
-
-def _done(row: Row | None) -> bool:
-    return row is not None and row["status"] == "done"
 
 
 def _recorded(store: Store, item: tuple[str, Trial]) -> Row:
@@ -167,7 +132,7 @@ def _measured(trial: Trial, key: str) -> tuple[Row, dict[str, Tensor]]:
         answer, seconds = _attacked(trial)
         row, pictures = _scored(trial, answer)
     except Exception as error:  # noqa: BLE001 (one trial's own work: the rest goes on)
-        return _failed(about, error), {}
+        return failed(about, error), {}
     return {**about, **plain(row), "seconds": seconds}, pictures
 
 
@@ -277,11 +242,6 @@ def _about(trial: Trial, key: str) -> Row:
         "error": None,
         "version": seepage.__version__,
     }
-
-
-def _failed(about: Row, error: Exception) -> Row:
-    said = f"{type(error).__name__}: {error}"
-    return about | {"status": "failed", "error": " ".join(said.split())[:1000]}
 
 
 def _key(trial: Trial, prints: Prints) -> str:

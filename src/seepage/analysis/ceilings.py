@@ -18,7 +18,8 @@ from seepage.values import value
 
 Subject = Literal["records", "pixels", "naming"]
 
-_LARGEST = 800  # unknowns of a batch up to which a certificate takes seconds, not minutes
+_LARGEST, _SOLVED = 800, 200  # unknowns that the rate bound and the certificate do in seconds
+_HELD = 2 * 10**7  # entries of sampled gradients
 _RECOVERED = 1e-3  # the mean squared error of 30 dB
 _NAMED = 100
 # These see the noisy update and nothing else, so what noise hides stays hidden.
@@ -195,9 +196,11 @@ def _searched(
     """The least mean squared error in the network's own units."""
     n, spare = choices
     here, rng = Channel(model, layer, Gaussian.fit(public), y, n), stream(0, "ceilings")
-    if spare == 0 and here.proven()[0] == "certified":
+    small = here.unknowns <= _SOLVED
+    if small and spare == 0 and here.proven()[0] == "certified":
         return certificate(here, (64, 128), rng)
-    return any_network(here, 400, 200, rng, spare)
+    fitting = _HELD // sum(p.numel() for p in model.params.values())
+    return any_network(here, max(50, min(400, fitting)), 200, rng, spare)
 
 
 def _choices(release: Release) -> tuple[int, float]:

@@ -1,12 +1,11 @@
 """What a defense costs: the accuracy of a model that is really trained under it."""
 
 import math
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 import scipy
 import torch
-from torch import Tensor
 
 from seepage.checks import at_least, positive
 from seepage.core import Batch, Client, Model, stream
@@ -145,100 +144,18 @@ def paired(none: Sequence[float], some: Sequence[float]) -> tuple[float, tuple[f
     """
     if len(none) != len(some):
         raise InvalidInput(f"{len(none)} and {len(some)} runs do not pair: use the same seeds.")
-    apart = torch.tensor(none, dtype=torch.float64) - torch.tensor(some, dtype=torch.float64)
-    mean, count = float(apart.mean()), len(apart)
+    apart = [one - other for one, other in zip(none, some, strict=True)]
+    return sum(apart) / len(apart), interval(apart)
+
+
+def interval(values: Sequence[float]) -> tuple[float, float]:
+    """The 95% interval of the mean by Student's t."""
+    count = len(values)
     if count < 2:
-        return mean, (-math.inf, math.inf)
-    reach = float(scipy.stats.t.ppf(0.975, count - 1)) * float(apart.std()) / count**0.5
-    return mean, (mean - reach, mean + reach)
-
-
-@dataclass(frozen=True)
-class Point:
-    """One strength of one defense: what it costs, and what the strongest attack still finds.
-
-    `loss` in points of accuracy with its interval, `leak` on any scale where more is worse.
-    """
-
-    name: str
-    loss: float
-    leak: float
-    interval: tuple[float, float] = (0.0, 0.0)
-
-
-def tradeoff(
-    families: Mapping[str, Sequence[Client]],
-    cost: Callable[[Client], Utility],
-    leak: Callable[[Client], float],
-) -> dict[str, list[Point]]:
-    """Each family's strengths as points: cost in points of accuracy, leak to the worst attack.
-
-    `cost` is `utility` on some task, `leak` the strongest attack's score or the best baseline's,
-    whichever is higher: a weak attacker makes every defense look good.
-    """
-    made: dict[str, list[Point]] = {}
-    for family, clients in families.items():
-        made[family] = []
-        for client in clients:
-            spent = cost(client)
-            low, high = spent.interval
-            name = repr(client)
-            made[family].append(
-                Point(name, 100 * spent.loss, leak(client), (100 * low, 100 * high))
-            )
-    return made
-
-
-def pareto(points: Sequence[Point]) -> list[Point]:
-    """The points that no other beats in both cost and leak.
-
-    >>> pareto([Point("a", 0.0, 9.0), Point("b", 1.0, 9.5), Point("c", 2.0, 3.0)])[1].name
-    'c'
-    """
-    ordered = sorted(points, key=lambda p: (p.loss, p.leak))
-    kept: list[Point] = []
-    for point in ordered:
-        if not kept or point.leak < kept[-1].leak:
-            kept.append(point)
-    return kept
-
-
-def equal_utility(points: Sequence[Point], losses: Sequence[float]) -> list[float | None]:
-    """The leak of one defense at given costs: isotonic in its strengths, never extrapolated.
-
-    Fit leak as a falling function of cost by pooling adjacent violators, then read it between
-    neighbours; None beyond the weakest and the strongest.
-
-    >>> equal_utility([Point("a", 0.0, 9.0), Point("b", 2.0, 5.0)], [1.0, 3.0])
-    [7.0, None]
-    """
-    ordered = sorted(points, key=lambda p: p.loss)
-    if len(ordered) < 2:
-        raise InvalidInput(f"{len(ordered)} strengths make no curve: measure at least two.")
-    levels = _falling([p.leak for p in ordered])
-    costs = torch.tensor([p.loss for p in ordered], dtype=torch.float64)
-    return [_read(costs, levels, loss) for loss in losses]
-
-
-def _read(costs: Tensor, levels: list[float], loss: float) -> float | None:
-    if not float(costs[0]) <= loss <= float(costs[-1]):
-        return None
-    above = min(int(torch.searchsorted(costs, torch.tensor(loss).double())), len(levels) - 1)
-    below = max(above - 1, 0)
-    width = float(costs[above] - costs[below])
-    share = (loss - float(costs[below])) / width if width else 1.0
-    return levels[below] + share * (levels[above] - levels[below])
-
-
-def _falling(values: Sequence[float]) -> list[float]:
-    """The nearest sequence that never rises: neighbours that do are pooled to their mean."""
-    blocks: list[tuple[float, int]] = []
-    for value in values:
-        blocks.append((value, 1))
-        while len(blocks) > 1 and blocks[-2][0] < blocks[-1][0]:
-            (b, m), (a, n) = blocks.pop(), blocks.pop()
-            blocks.append(((a * n + b * m) / (n + m), n + m))
-    return [value for value, count in blocks for _ in range(count)]
+        return -math.inf, math.inf
+    mean, spread = sum(values) / count, float(torch.tensor(values, dtype=torch.float64).std())
+    reach = float(scipy.stats.t.ppf(0.975, count - 1)) * spread / count**0.5
+    return mean - reach, mean + reach
 
 
 def _natural(client: Client, model: Model, train: Batch, plan: Plan) -> float:

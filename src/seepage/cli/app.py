@@ -157,6 +157,44 @@ def sweep(  # noqa: PLR0913, PLR0917 (an option each)
     auditing.sweep(trials, store, (workers, threads), auditing.Ending(out, json, fail_above))
 
 
+@app.command()
+@guarded
+def tradeoff(  # noqa: PLR0913, PLR0917 (an option each)
+    task: Annotated[str, typer.Option(help="digits, photos, faces, table, or reviews.")] = "digits",
+    model: Annotated[
+        str | None, typer.Option(help="Instead of a task, with --data: as for audit.")
+    ] = None,
+    data: Annotated[
+        str | None, typer.Option(help="What returns all examples with their classes, as (x, y).")
+    ] = None,
+    public: Annotated[
+        str | None, typer.Option(help="As --data: public examples, to compare leaks with.")
+    ] = None,
+    client: Annotated[
+        list[str] | None,
+        typer.Option(help='Such as "Prune(FedSGD(), ratio=0.9)". Repeat. [default: six families]'),
+    ] = None,
+    attack: Annotated[list[str] | None, typer.Option(help="Repeat. [default: the task's]")] = None,
+    examples: Annotated[int, typer.Option(min=1, help="In each batch that is attacked.")] = 1,
+    quick: Annotated[
+        bool, typer.Option("--quick", help="Every second strength, fewer rounds and seeds.")
+    ] = False,
+    workers: Workers = 1,
+    threads: Threads = 1,
+    store: Annotated[
+        Path | None,
+        typer.Option(help="A folder; a stopped run goes on. [default: runs/tradeoff/TASK]"),
+    ] = None,
+    json: AsJson = False,
+) -> None:
+    """Draw what defenses leak against what they cost in accuracy, and name the best trades."""
+    from seepage.cli import trading
+
+    asked = trading.Asked(task, model, data, public, client or [], attack or [], examples, quick)
+    folder = store or Path("runs/tradeoff") / (task if model is None else "own")
+    trading.run(asked, folder, (workers, threads), json)
+
+
 for check in (checking.rank, checking.guard, checking.dp):
     app.command()(guarded(check))
 

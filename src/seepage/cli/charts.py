@@ -4,6 +4,8 @@ from pathlib import Path
 from typing import Any
 
 from seepage.analysis.rank import Exposure, Spectrum
+from seepage.tradeoffs import Outcome, front
+from seepage.tradeoffs.measure import ATTACKERS
 
 _ACCENT, _ALARM, _SOFT, _INK = "#0b6b74", "#a3341a", "#566166", "#1b2427"
 _NAMED = 24  # more layers than that have no names beside their lines
@@ -56,6 +58,44 @@ def spectrum(found: Spectrum, noise: float, path: Path) -> None:
     axes.set_xlabel("direction of the input, clearest first")
     axes.set_ylabel("change of the gradient per change of the input")
     figure.savefig(path, dpi=150)
+
+
+def tradeoff(outcome: Outcome, path: Path) -> None:
+    """Leak against cost, a panel for each attacker; the front in black."""
+    from matplotlib.figure import Figure
+
+    figure = Figure(figsize=(13.0, 5.2), layout="constrained")
+    panels = figure.subplots(1, len(ATTACKERS), sharey=True, sharex=True)
+    for axes, attacker in zip(panels, ATTACKERS, strict=True):
+        axes.spines[["top", "right"]].set_visible(False)
+        for at, (family, points) in enumerate(outcome.points(attacker).items()):
+            ends = [(max(p.loss - p.spread[0], 0), max(p.spread[1] - p.loss, 0)) for p in points]
+            spread = list(zip(*((min(a, 50), min(b, 50)) for a, b in ends), strict=True))
+            x, y = [p.loss for p in points], [p.leak for p in points]
+            axes.errorbar(
+                *(x, y, None, spread),
+                marker="osD^vPX<>"[at % 9],
+                color=f"C{at % 10}",
+                label=family,
+                elinewidth=0.6,
+                linewidth=1,
+                markersize=6,
+            )
+        best = front(outcome, attacker)
+        edge = ([p.loss for p in best], [p.leak for p in best])
+        axes.step(*edge, where="post", color="black", linewidth=1.4, zorder=5)
+        axes.plot(*edge, "o", markersize=11, fillstyle="none", color="black", label="Pareto front")
+        axes.axhline(min(p.leak for p in best), color=_SOFT, linewidth=0)
+        axes.set_xlabel("points of accuracy lost (95 %)")
+        axes.set_title(f"{attacker} attacker", fontsize=11)
+    psnr = outcome.metric == "psnr"
+    panels[0].set_ylabel("PSNR of the strongest attack, dB" if psnr else "share right")
+    if psnr:
+        for axes in panels:
+            axes.axhline(30, color=_ALARM, linewidth=0.8, linestyle="--")
+    panels[-1].legend(frameon=False, fontsize=9)
+    figure.suptitle(f"{outcome.task}: what leaks against what it costs", fontsize=12)
+    figure.savefig(path, dpi=120)
 
 
 def _figure(width: float) -> tuple[Any, Any]:

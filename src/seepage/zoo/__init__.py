@@ -1,7 +1,7 @@
 """Small reference networks, losses, and bundled data: what examples, tests and papers share."""
 
 from seepage.zoo.data import digits, example, faces, photos
-from seepage.zoo.language import sentences, texts
+from seepage.zoo.language import reviews, sentences, texts
 from seepage.zoo.losses import logistic_loss, squared_loss
 from seepage.zoo.models import (
     cnn6,
@@ -37,6 +37,7 @@ __all__ = [
     "mlp",
     "photos",
     "resnet18",
+    "reviews",
     "sentences",
     "squared_loss",
     "strided2",

@@ -4,14 +4,14 @@ import re
 
 import torch
 
-from seepage.checks import one_of
+from seepage.checks import at_least, one_of
 from seepage.core import Batch, stream
 from seepage.errors import InvalidInput
 from seepage.forms import Tokens
 from seepage.zoo.bundled import Split
 from seepage.zoo.samples import Sample
 
-__all__ = ["sentences", "texts"]
+__all__ = ["reviews", "sentences", "texts"]
 
 _APPROVING = """\
 A warm little film that trusts its actors.
@@ -108,6 +108,53 @@ def sentences(n: int, split: Split = "private", seed: int = 0) -> Sample:
         spelled = ["[START]", *_words(lines[place][0]), "[END]"]
         row[: len(spelled)] = torch.tensor([numbers[word] for word in spelled])
     return Sample(Batch(x, torch.tensor([lines[place][1] for place in order.tolist()])), form)
+
+
+_THINGS = ["plot", "music", "cast", "ending", "story", "light", "sound", "script"]
+_DEGREES = ["very", "quite", "rather", "truly"]
+_GOOD = ["warm", "clever", "honest", "bright", "tender", "lively", "rich", "graceful"]
+_BAD = ["thin", "cold", "dull", "loud", "slow", "clumsy", "stale", "confused"]
+
+
+def reviews(n: int, split: Split = "private", seed: int = 0) -> Sample:
+    """Made-up reviews in two clauses, as many as wanted; y is what the last clause says.
+
+    "the plot was not very warm , but the music was rich": each clause has a thing, an opinion, and
+    perhaps a "not" or a degree; "and" joins clauses that agree, "but" such that do not. So counting
+    words goes wrong now and then. No sentence is in both splits.
+
+    >>> batch, form = reviews(2)
+    >>> form.show(batch.x[0])
+    'the sound was quite warm , and the ending was not very clumsy'
+    """
+    at_least("reviews.n", n, 1)
+    one_of("reviews.split", split, ("private", "public"))
+    words = ("[PAD]", *sorted({"the", "was", "not", "and", "but", ",", *_THINGS, *_DEGREES}))
+    words = (*words, *_GOOD, *_BAD)
+    number, rng = {word: i for i, word in enumerate(words)}, stream(seed, f"zoo reviews {split}")
+    x, y = torch.zeros(n, 14, dtype=torch.long), torch.zeros(n, dtype=torch.long)
+    for row in range(n):
+        said, y[row] = _review(rng, split == "public")
+        x[row, : len(said)] = torch.tensor([number[word] for word in said])
+    return Sample(Batch(x, y), Tokens(14, len(words), pad=0, words=words, classes=2))
+
+
+def _review(rng: torch.Generator, public: bool) -> tuple[list[str], int]:
+    """The words of one review, and whether its last clause approves."""
+    (one, first), (two, last) = _clause(rng), _clause(rng)
+    if first != last and bool(torch.rand((), generator=rng) < 0.5):
+        return _review(rng, public)  # most reviewers are of one mind
+    said = [*one, ",", "and" if first == last else "but", *two]
+    # Words are spelled the same in every process; their parity decides the split.
+    odd = sum(map(ord, "".join(said))) % 2 == 1
+    return (said, last) if odd == public else _review(rng, public)
+
+
+def _clause(rng: torch.Generator) -> tuple[list[str], int]:
+    thing, degree, word, good, negated, graded = torch.randint(8, (6,), generator=rng).tolist()
+    opinion = (_GOOD if good < 4 else _BAD)[word]
+    denied, how = ["not"] if negated < 1 else [], [_DEGREES[degree % 4]] if graded < 3 else []
+    return ["the", _THINGS[thing], "was", *denied, *how, opinion], int((good < 4) != (negated < 1))
 
 
 def _form() -> Tokens:

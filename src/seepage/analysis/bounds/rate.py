@@ -69,13 +69,11 @@ def any_network(
         raise InvalidInput("the rate bound needs Gaussian noise of a fixed standard deviation.")
     one, two = (_gradients(channel, samples, rng) for _ in range(2))
     center = one.mean(0)
-    k = min(directions, samples - 1, one.shape[1])
-    axes = torch.linalg.svd(one - center, full_matrices=False).Vh[:k]
-    apart = two - center
-    along = (apart @ axes.T).square().mean(0)
-    rest = float((apart.square().sum(1).mean() - along.sum()).clamp(min=0))
+    along = _along(one - center, two - center, directions)
+    total = (two - center).square().sum(1).mean()
+    rest = float((total - along.sum()).clamp(min=0))
     nats = float((along / std**2).log1p().sum()) / 2 + spare
-    left = one.shape[1] - k
+    left = one.shape[1] - len(along)
     if left:
         nats += left / 2 * math.log1p(rest / (left * std**2))
     sizes = channel.prior.spectrum.repeat(channel.n)
@@ -91,6 +89,18 @@ def bits(prior: Spread, number: float, n: int = 1) -> Bound:
     value = water_filled(prior.spectrum.repeat(n), number * math.log(2))
     why = ("inputs drawn from the Gaussian prior", f"the update fits in {number:g} bits")
     return Bound(value, "mean squared error", "certified", why)
+
+
+def _along(one: Tensor, two: Tensor, directions: int) -> Tensor:
+    """The mean energies of `two` along the largest principal directions of `one`."""
+    # Of many entries: by the products of the rows alone, which are few.
+    squares, sides = torch.linalg.eigh(one @ one.T)
+    k = min(directions, len(one) - 1, one.shape[1])
+    squares, sides = squares.flip(0)[:k], sides.flip(1)[:, :k]
+    known = squares > 1e-12 * squares[0]
+    within = two @ one.T @ sides[:, known] / squares[known].sqrt()
+    energies: Tensor = within.square().mean(0)
+    return energies
 
 
 def _gradients(channel: Channel, samples: int, rng: Generator) -> Tensor:

@@ -1,0 +1,150 @@
+"""Leakage against cost: fronts, equal cost, and which defense hides most for its price."""
+
+import functools
+import math
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from seepage.analysis.utility import interval
+from seepage.core import stream
+from seepage.errors import InvalidInput
+
+_DRAWS = 500
+
+
+@dataclass(frozen=True)
+class Point:
+    """One strength of one defense: what it costs, and what the strongest attack still finds.
+
+    `losses` in points of accuracy, one for each seed, paired with the undefended runs; `leaks` one
+    for each attacked batch, on any scale where more is worse.
+    """
+
+    name: str
+    losses: tuple[float, ...]
+    leaks: tuple[float, ...]
+
+    @property
+    def loss(self) -> float:
+        """The mean cost."""
+        return sum(self.losses) / len(self.losses)
+
+    @property
+    def leak(self) -> float:
+        """The mean leak."""
+        return sum(self.leaks) / len(self.leaks)
+
+    @property
+    def spread(self) -> tuple[float, float]:
+        """The 95 % interval of the cost, by Student's t."""
+        return interval(self.losses)
+
+
+@dataclass(frozen=True)
+class Reading:
+    """The leak of a defense at one cost, with a 95 % interval; NaN where it was not measured."""
+
+    leak: float
+    low: float = math.nan
+    high: float = math.nan
+
+    @property
+    def known(self) -> bool:
+        """Whether the defense was measured at weaker and at stronger settings than this."""
+        return not math.isnan(self.leak)
+
+    def below(self, other: "Reading") -> bool:
+        """Whether it leaks less, beyond both intervals."""
+        return self.high < other.low
+
+
+def pareto(points: Sequence[Point]) -> list[Point]:
+    """The points that no other beats in both cost and leak.
+
+    >>> pareto([Point("a", (0,), (9,)), Point("b", (1,), (9.5,)), Point("c", (2,), (3,))])[1].name
+    'c'
+    """
+    kept: list[Point] = []
+    for point in sorted(points, key=lambda p: (p.loss, p.leak)):
+        if not kept or point.leak < kept[-1].leak:
+            kept.append(point)
+    return kept
+
+
+def equal_cost(points: Sequence[Point], loss: float, seed: int = 0) -> Reading:
+    """The leak of one defense at a given cost: isotonic in its strengths, never extrapolated.
+
+    Leak is fitted as a falling function of cost by pooling adjacent violators, and read between
+    neighbours; the interval by drawing seeds and batches again (bootstrap).
+
+    >>> equal_cost([Point("a", (0.0,) * 3, (9.0,) * 3), Point("b", (2.0,) * 3, (5.0,) * 3)], 1.0)
+    Reading(leak=7.0, low=7.0, high=7.0)
+    """
+    if len(points) < 2:
+        raise InvalidInput(f"{len(points)} strengths make no curve: measure at least two.")
+    return _equal(tuple(points), loss, seed)
+
+
+@functools.lru_cache(maxsize=256)
+def _equal(points: tuple[Point, ...], loss: float, seed: int) -> Reading:
+    found = _curve([p.loss for p in points], [p.leak for p in points], loss)
+    if math.isnan(found):
+        return Reading(found)
+    rng, again = stream(seed, "bootstrap"), []
+    for _ in range(_DRAWS):
+        costs, leaks = (_redrawn([getattr(p, name) for p in points], rng) for name in _BOTH)
+        again.append(_curve(costs, leaks, loss))
+    drawn = torch.tensor([value for value in again if not math.isnan(value)]).double()
+    low, high = drawn.quantile(torch.tensor([0.025, 0.975]).double()).tolist()
+    return Reading(found, min(low, found), max(high, found))
+
+
+_BOTH = ("losses", "leaks")
+
+
+def least(readings: Mapping[str, Reading]) -> list[str]:
+    """The defense that leaks least at one cost, and those that cannot be told from it.
+
+    >>> least({"a": Reading(9, 8, 10), "b": Reading(7, 6, 8.5), "c": Reading(20, 19, 21)})
+    ['b', 'a']
+    """
+    known = {name: reading for name, reading in readings.items() if reading.known}
+    ordered = sorted(known, key=lambda name: known[name].leak)
+    return [name for name in ordered if not known[ordered[0]].below(known[name])]
+
+
+def _redrawn(values: Sequence[tuple[float, ...]], rng: torch.Generator) -> list[float]:
+    """Means over entries drawn again: the same ones at every strength, as they are paired."""
+    count = min(map(len, values))
+    chosen = torch.randint(count, (count,), generator=rng).tolist()
+    return [sum(given[i] for i in chosen) / count for given in values]
+
+
+def _curve(costs: Sequence[float], leaks: Sequence[float], loss: float) -> float:
+    order = sorted(range(len(costs)), key=lambda i: costs[i])
+    levels = _falling([leaks[i] for i in order])
+    return _read(torch.tensor([costs[i] for i in order]).double(), levels, loss)
+
+
+def _read(costs: Tensor, levels: list[float], loss: float) -> float:
+    if not float(costs[0]) <= loss <= float(costs[-1]):
+        return math.nan
+    above = min(int(torch.searchsorted(costs, torch.tensor(loss).double())), len(levels) - 1)
+    below = max(above - 1, 0)
+    width = float(costs[above] - costs[below])
+    share = (loss - float(costs[below])) / width if width else 1.0
+    return levels[below] + share * (levels[above] - levels[below])
+
+
+def _falling(values: Sequence[float]) -> list[float]:
+    """The nearest sequence that never rises: neighbours that do are pooled to their mean."""
+    blocks: list[tuple[float, int]] = []
+    for value in values:
+        blocks.append((value, 1))
+        while len(blocks) > 1 and blocks[-2][0] < blocks[-1][0]:
+            (b, m), (a, n) = blocks.pop(), blocks.pop()
+            blocks.append(((a * n + b * m) / (n + m), n + m))
+    return [value for value, count in blocks for _ in range(count)]
