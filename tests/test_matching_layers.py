@@ -2,15 +2,21 @@
 
 import dataclasses
 import itertools
+from contextlib import AbstractContextManager
 
 import pytest
 import torch
 from torch import Tensor, nn
+from torch.nn import functional
+from torch.nn.attention import SDPBackend, sdpa_kernel
 
 from seepage import zoo
-from seepage.attacks.matching.layers import searchable
+from seepage.attacks import L2, Cosine, Invert, StartFrom, Told
+from seepage.attacks.matching.attention import Attentive
+from seepage.attacks.matching.layers import condensed, searchable
+from seepage.attacks.matching.objectives import Objective
 from seepage.clients import FedAvg, FedSGD
-from seepage.core import Batch, Client, Model, stream
+from seepage.core import Batch, Client, Model, observe, stream
 from seepage.forms import Images
 
 GEOMETRIES = [
@@ -116,3 +122,120 @@ def test_what_does_not_fit_is_left_alone() -> None:
     assert kinds == ["Conv2d", "Conv2d", "BatchNorm2d", "Convolution"]
     assert type(model.module[0][3]) is nn.Conv2d  # type: ignore[index]
     assert list(searchable(model).module.state_dict()) == list(model.module.state_dict())
+
+
+class Across(nn.Module):
+    """Words first, channels last."""
+
+    def forward(self, x: Tensor) -> Tensor:
+        return x.transpose(1, 2)
+
+
+def transformer() -> nn.Module:
+    torch.manual_seed(0)
+    layer = nn.TransformerEncoderLayer(32, 4, 64, 0.0, "gelu", batch_first=True)
+    blocks = nn.TransformerEncoder(layer, 2, enable_nested_tensor=False)
+    words = nn.Sequential(nn.Conv2d(3, 32, 8, 8), nn.Flatten(2))
+    return nn.Sequential(words, Across(), blocks, nn.Flatten(), nn.Linear(512, 8))
+
+
+CONDENSED = {
+    "dense": lambda: zoo.mlp(3072, 128, 64, 8, activation="tanh", seed=0),
+    "convnet": lambda: zoo.convnet(4, classes=8, seed=0),
+    "vit": lambda: zoo.vit(classes=8, width=64, depth=1, seed=0),
+    "transformer": transformer,
+}
+
+
+@pytest.mark.parametrize("objective", [Cosine(), Cosine({"*weight": 0.3}), L2(2.0)], ids=repr)
+@pytest.mark.parametrize("name", CONDENSED)
+@pytest.mark.parametrize("distance", [1.0, 1e-5], ids=["far", "near"])
+def test_a_step_that_keeps_no_gradient(name: str, objective: Objective, distance: float) -> None:
+    """Three numbers of each layer's gradient give the misfit and the slope of the whole gradient.
+
+    Far from the answer they come from products of few rows, near it from the gradient itself.
+    """
+    batch, form = zoo.photos(1 if name == "dense" else 2, 32)
+    batch = Batch(batch.x.double(), batch.y)
+    model = doubled(Model.of(randomised(CONDENSED[name]()), nn.functional.cross_entropy, form))
+    seen = observe(model, batch, FedSGD(), stream(0, "client"), tell=("n", "y"))
+    noise = torch.randn(batch.x.shape, generator=stream(1, "noise"), dtype=torch.float64)
+    start = StartFrom((batch.x + distance * noise).clamp(0, 1))
+    search = Invert(objective, (), Told(), start).begin(seen, stream(0, "attack"))
+    plain = dataclasses.replace(search.problem, fast=search.problem.exact)
+    found, wanted = (problem.slope(search.leaves) for problem in (search.problem, plain))
+    assert search.problem.fast.short
+    gap = (found.leaves[0] - wanted.leaves[0]).norm()
+    assert float(gap) < 1e-12 * max(float(wanted.leaves[0].norm()), 1e-2)
+    assert found.misfit == pytest.approx(wanted.misfit, rel=1e-6, abs=1e-14)
+
+
+def test_single_precision_keeps_the_digits_of_a_small_misfit() -> None:
+    """Near the answer 1 - cos in single precision is noise, and the three numbers are not."""
+    batch, form = zoo.photos(1, 32)
+    model = Model.of(
+        zoo.mlp(3072, 64, 8, activation="tanh", seed=0), functional.cross_entropy, form
+    )
+    seen = observe(model, batch, FedSGD(), stream(0, "client"), tell=("n", "y"))
+    noise = torch.randn(batch.x.shape, generator=stream(1, "noise"))
+    for objective in (Cosine(), L2()):
+        start = StartFrom((batch.x + 3e-5 * noise).clamp(0, 1))
+        search = Invert(objective, (), Told(), start).begin(seen, stream(0, "attack"))
+        exact = search.problem.measure(search.leaves).misfit
+        assert exact < 1e-5
+        assert search.problem.slope(search.leaves).misfit == pytest.approx(exact, rel=1e-2)
+
+
+class Twice(nn.Module):
+    """One layer, two uses."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.layer = nn.Linear(12, 12)
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.layer(self.layer(x.flatten(1)).tanh())
+
+
+def test_layers_used_twice_keep_their_gradients() -> None:
+    """A tied weight is known by its names; a second use is found by trying."""
+    torch.manual_seed(0)
+    tied = nn.Sequential(nn.Flatten(), nn.Linear(12, 12), nn.Tanh(), nn.Linear(12, 12))
+    tied[3].weight = tied[1].weight
+    batch = Batch(torch.rand(2, 3, 2, 2, generator=stream(0, "x")), torch.tensor([1, 7]))
+    for net, known in ((tied, []), (Twice(), ["layer.weight"])):
+        model = Model.of(net, functional.cross_entropy, Images((3, 2, 2), classes=12))
+        assert condensed(model, model.params) == known
+        seen = observe(model, batch, FedSGD(), stream(0, "client"), tell=("n", "y"))
+        search = Invert(priors=(), labels=Told()).begin(seen, stream(0, "attack"))
+        assert not search.problem.fast.short
+
+
+ATTENTIONS = [
+    {},
+    {"is_causal": True},
+    {"scale": 0.3},
+    {"attn_mask": torch.randn(5, 5, generator=stream(0, "mask")).double()},
+    {"attn_mask": torch.rand(2, 1, 5, 5, generator=stream(4, "mask")) > 0.2},
+]
+
+
+@pytest.mark.parametrize("settings", ATTENTIONS, ids=lambda s: "-".join(s) or "plain")
+def test_attention(settings: dict[str, object]) -> None:
+    rng = stream(0, "attention")
+    weight = torch.randn(24, 8, generator=rng, dtype=torch.float64)
+    x = torch.randn(2, 5, 8, generator=rng, dtype=torch.float64)
+    cotangent = torch.randn(24, 8, generator=rng, dtype=torch.float64)
+
+    def slope(within: AbstractContextManager[object]) -> Tensor:
+        inner, leaf = x.clone().requires_grad_(), weight.clone().requires_grad_()
+        with within:
+            q, k, v = (inner @ leaf.T).view(2, 5, 3, 2, 4).permute(2, 0, 3, 1, 4)
+            risk = functional.scaled_dot_product_attention(q, k, v, **settings).tanh().sum()
+        (gradient,) = torch.autograd.grad(risk, leaf, create_graph=True)
+        return torch.autograd.grad(gradient, inner, cotangent)[0]
+
+    mode = Attentive()
+    found, wanted = slope(mode), slope(sdpa_kernel(SDPBackend.MATH))
+    assert mode.used
+    assert float((found - wanted).norm() / wanted.norm()) < 1e-13

@@ -3,12 +3,12 @@
 Let d be the slope of the risk in a layer's output, and (a, A, b) the cotangents of the layer's
 input, weight and bias gradients. A matching step needs the cotangents of d and of the input:
 
-    d' = conv(a, W) + conv(x, A) + b = conv([a, x], [W, A]) + b      x' = conv^T(d, A)
+    d' = conv(a, W) + conv(x, A) + b      x' = conv^T(d, A)
 
-one convolution and one transposed one; PyTorch's own rule also builds the weight's cotangent, which
-nobody asked for. The weight's is only built where the weight depends on the candidate (a later
-local step). This layer is for searching, not for training: without a graph it returns no weight
-gradient.
+and PyTorch's own rule also builds the weight's cotangent, which nobody asked for. (The two
+convolutions as one of joined channels cost more here: up to twice as much for 512 channels of 4x4.)
+The weight's is only built where the weight depends on the candidate (a later local step). This
+layer is for searching, not for training: without a graph it returns no weight gradient.
 """
 
 import dataclasses
@@ -17,17 +17,20 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from seepage.attacks.matching.condensed import Goal, placeholder
+
 Pair = tuple[int, ...]
 
 
 @dataclasses.dataclass(frozen=True)
 class Shape:
-    """The settings of a convolution."""
+    """The settings of a convolution, and what its weight's gradient is compared with, if known."""
 
     stride: Pair
     padding: Pair
     dilation: Pair
     groups: int
+    goal: Goal | None = None
 
     def forward(self, x: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
         """conv(x, W) + b."""
@@ -55,22 +58,22 @@ class Shape:
         )
         return found
 
-    def joined(self, left: Tensor, right: Tensor, dim: int) -> Tensor:
-        """Channels side by side within each group."""
-        if self.groups == 1:
-            return torch.cat([left, right], dim)
-        split = [t.unflatten(dim, (self.groups, -1)) for t in (left, right)]  # type: ignore[no-untyped-call]
-        return torch.cat(split, dim + 1).flatten(dim, dim + 1)
-
 
 class _Convolve(torch.autograd.Function):
     """The convolution; its derivative is `_Slopes` where a graph is kept."""
 
     @staticmethod
-    def forward(ctx: Any, x: Tensor, weight: Tensor, bias: Tensor | None, shape: Shape) -> Tensor:
+    def forward(
+        ctx: Any,
+        x: Tensor,
+        weight: Tensor,
+        bias: Tensor | None,
+        shape: Shape,
+        numbers: Tensor | None,
+    ) -> Tensor:
         ctx.save_for_backward(x, weight)
         ctx.shape, ctx.bias, ctx.learned = shape, bias is not None, not weight.is_leaf
-        ctx.inner = x.requires_grad and not x.is_leaf
+        ctx.inner, ctx.condensed = x.requires_grad and not x.is_leaf, numbers is not None
         return shape.forward(x, weight, bias)
 
     @staticmethod
@@ -79,9 +82,11 @@ class _Convolve(torch.autograd.Function):
         if torch.is_grad_enabled():
             # The update is a gradient in parameters: none of it lies before the network's input.
             found = _Slopes.apply(delta, x, weight, (ctx.inner, True, ctx.bias), ctx.shape)  # type: ignore[no-untyped-call]
-            return (*found, None)
+            if ctx.condensed:
+                return found[0], None, found[2], None, found[1]
+            return (*found, None, None)
         mask = (ctx.needs_input_grad[0], ctx.learned, ctx.learned and ctx.bias)
-        return (*ctx.shape.backward(delta, x, weight, mask), None)
+        return (*ctx.shape.backward(delta, x, weight, mask), None, None)
 
 
 class _Slopes(torch.autograd.Function):
@@ -99,11 +104,17 @@ class _Slopes(torch.autograd.Function):
         ctx.save_for_backward(delta, x, weight)
         ctx.set_materialize_grads(False)
         ctx.shape, ctx.learned = shape, not weight.is_leaf
-        return shape.backward(delta, x, weight, mask)
+        found = shape.backward(delta, x, weight, mask)
+        if shape.goal is None or found[1] is None:
+            return found
+        ctx.gradient = found[1]
+        return found[0], shape.goal.numbers(found[1]), found[2]
 
     @staticmethod
     def backward(ctx: Any, *cotangents: Tensor | None) -> tuple[Tensor | None, ...]:
         (a, big, b), (delta, x, weight) = cotangents, ctx.saved_tensors
+        if big is not None and ctx.shape.goal is not None:
+            big = ctx.shape.goal.cotangent(big, ctx.gradient)
         back = _convolved(ctx.shape, (a, weight), (x, big), b)
         if back is None and b is not None:
             back = b.view(1, -1, 1, 1).expand_as(delta)
@@ -122,29 +133,28 @@ def _convolved(
     second: tuple[Tensor, Tensor | None],
     bias: Tensor | None,
 ) -> Tensor | None:
-    """conv(a, W) + conv(x, A) + b as one convolution; an absent cotangent drops its half."""
+    """conv(a, W) + conv(x, A) + b; an absent cotangent drops its half."""
     (a, weight), (x, big) = first, second
-    if a is not None and big is not None:
-        return shape.forward(shape.joined(a, x, 1), _beside(weight, big), bias)
-    if a is not None:
-        return shape.forward(a, weight, bias)
-    return None if big is None else shape.forward(x, big, bias)
-
-
-def _beside(weight: Tensor, big: Tensor) -> Tensor:
-    # The weight's channels are those of one group already.
-    return torch.cat([weight, big], 1)
+    if a is None:
+        return None if big is None else shape.forward(x, big, bias)
+    back = shape.forward(a, weight, bias)
+    return back if big is None else back.add_(shape.forward(x, big, None))
 
 
 class Convolution(nn.Module):
-    """A zero-padded `Conv2d` with the same parameters, for searching."""
+    """A zero-padded `Conv2d` for searching; with a goal, `weight` stands for three numbers."""
 
-    def __init__(self, plain: nn.Conv2d) -> None:
+    def __init__(self, plain: nn.Conv2d, goal: Goal | None = None) -> None:
         super().__init__()
         self.weight, self.bias = plain.weight, plain.bias
+        if goal is not None:
+            self.weight = placeholder(plain.weight)
+            self.register_buffer("fixed", plain.weight.detach())
         padding = tuple(int(side) for side in plain.padding)
-        self.shape = Shape(plain.stride, padding, plain.dilation, plain.groups)
+        self.shape = Shape(plain.stride, padding, plain.dilation, plain.groups, goal)
 
     def forward(self, x: Tensor) -> Tensor:
-        output: Tensor = _Convolve.apply(x, self.weight, self.bias, self.shape)  # type: ignore[no-untyped-call]
+        condensed = self.shape.goal is not None
+        weights = (self.fixed, self.weight) if condensed else (self.weight, None)
+        output: Tensor = _Convolve.apply(x, weights[0], self.bias, self.shape, weights[1])  # type: ignore[no-untyped-call]
         return output

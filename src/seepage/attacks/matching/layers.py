@@ -2,17 +2,23 @@
 
 import copy
 import dataclasses
+from collections.abc import Collection, Mapping
 
-from torch import nn
+from torch import Tensor, nn
 
+from seepage.attacks.matching.condensed import Goal
 from seepage.attacks.matching.convolution import Convolution
+from seepage.attacks.matching.linear import Dense
 from seepage.attacks.matching.normalisation import Normalisation
 from seepage.attacks.matching.rectifier import SmoothRectifier
 from seepage.core import Model
 
 
-def searchable(model: Model) -> Model:
-    """The same model on a copy of its network whose layers are those of this file where they fit.
+def searchable(model: Model, observed: Mapping[str, Tensor] | None = None) -> Model:
+    """The same model on a copy of its network whose layers are those of this folder where they fit.
+
+    With the observed gradient, the parameters of its dense and convolutional weights stand for
+    three numbers each: see `condensed`.
 
     >>> from seepage import zoo
     >>> batch, form = zoo.photos(1, 32)
@@ -21,19 +27,43 @@ def searchable(model: Model) -> Model:
     'Convolution'
     """
     module = copy.deepcopy(model.module)
-    for parent in list(module.modules()):
+    known = observed or {}
+    goals = {name: known[name] for name in condensed(model, known)}
+    for path, parent in list(module.named_modules()):
         for name, child in list(parent.named_children()):
-            made = _made(child)
+            goal = goals.get(f"{path}.{name}.weight".lstrip("."))
+            made = _made(child, None if goal is None else Goal.of(goal))
             if made is not None:
                 setattr(parent, name, made)
-    return dataclasses.replace(model, module=module.eval())
+    short = {name: model.params[name].new_zeros(3) for name in goals}
+    whole = {f"{name.removesuffix('weight')}fixed": model.params[name] for name in goals}
+    params, buffers = {**model.params, **short}, {**model.buffers, **whole}
+    return dataclasses.replace(model, module=module.eval(), params=params, buffers=buffers)
 
 
-def _made(plain: nn.Module) -> nn.Module | None:
+def condensed(model: Model, observed: Collection[str]) -> list[str]:
+    """The weights of the observed gradient that belong to one plain layer each."""
+    named = list(model.module.named_parameters(remove_duplicate=False))
+    uses = {name: sum(p is q for _, q in named) for name, p in named}
+    layers = (f"{name}.weight".lstrip(".") for name, m in model.module.named_modules() if _fits(m))
+    return [name for name in layers if name in observed and uses.get(name) == 1]
+
+
+def _fits(plain: nn.Module) -> bool:
+    return type(plain) is nn.Linear or _simple(plain)
+
+
+def _simple(plain: nn.Module) -> bool:
     # Exact types: a subclass may compute something else.
-    if type(plain) is nn.Conv2d:
-        simple = plain.padding_mode == "zeros" and not isinstance(plain.padding, str)
-        return Convolution(plain) if simple else None
+    zeros = type(plain) is nn.Conv2d and plain.padding_mode == "zeros"
+    return zeros and not isinstance(plain.padding, str)
+
+
+def _made(plain: nn.Module, goal: Goal | None) -> nn.Module | None:
+    if isinstance(plain, nn.Conv2d) and _simple(plain):
+        return Convolution(plain, goal)
+    if isinstance(plain, nn.Linear) and goal is not None:
+        return Dense(plain, goal)
     if type(plain) is nn.BatchNorm2d and plain.affine and plain.track_running_stats:
         return Normalisation(plain) if plain.momentum is not None else None
     if type(plain) is nn.GELU and plain.approximate == "none":

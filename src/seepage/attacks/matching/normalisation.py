@@ -11,27 +11,24 @@ from torch import Tensor, nn
 
 
 class _Affine(torch.autograd.Function):
-    """y = s (x - m) r + t channel by channel, with fixed mean m and reciprocal deviation r."""
+    """y = s (x - m) r + t channel by channel, with fixed mean m and r = 1 / sqrt(var + eps)."""
 
     @staticmethod
     def forward(
-        ctx: Any, x: Tensor, scale: Tensor, shift: Tensor, mean: Tensor, rate: Tensor
+        ctx: Any, x: Tensor, scale: Tensor, shift: Tensor, past: tuple[Tensor, Tensor, float]
     ) -> Tensor:
-        ctx.save_for_backward(x, scale, mean, rate)
-        ctx.learned = not scale.is_leaf
-        slope = scale * rate
-        return torch.addcmul(_wide(shift - mean * slope), x, _wide(slope))
+        ctx.save_for_backward(x, scale)
+        ctx.learned, ctx.past = not scale.is_leaf, past
+        mean, var, eps = past
+        return nn.functional.batch_norm(x, mean, var, scale, shift, False, 0.0, eps)
 
     @staticmethod
     def backward(ctx: Any, *cotangents: Tensor) -> tuple[Tensor | None, ...]:
-        (delta,), (x, scale, mean, rate) = cotangents, ctx.saved_tensors
+        (delta,), (x, scale) = cotangents, ctx.saved_tensors
         if torch.is_grad_enabled():
-            found = _AffineSlopes.apply(delta, x, scale, mean, rate)  # type: ignore[no-untyped-call]
-            return (*found, None, None)
-        back = delta * _wide(scale * rate) if ctx.needs_input_grad[0] else None
-        if not ctx.learned:
-            return back, None, None, None, None
-        return back, *_sums(delta, x, mean, rate), None, None
+            return (*_AffineSlopes.apply(delta, x, scale, ctx.past), None)  # type: ignore[no-untyped-call]
+        mask = (ctx.needs_input_grad[0], ctx.learned, ctx.learned)
+        return (*_slopes(delta, x, scale, ctx.past, mask), None)
 
 
 class _AffineSlopes(torch.autograd.Function):
@@ -39,32 +36,31 @@ class _AffineSlopes(torch.autograd.Function):
 
     @staticmethod
     def forward(
-        ctx: Any, delta: Tensor, x: Tensor, scale: Tensor, mean: Tensor, rate: Tensor
-    ) -> tuple[Tensor, Tensor, Tensor]:
-        ctx.save_for_backward(delta, x, scale, mean, rate)
+        ctx: Any, delta: Tensor, x: Tensor, scale: Tensor, past: tuple[Tensor, Tensor, float]
+    ) -> tuple[Tensor | None, Tensor | None, Tensor | None]:
+        ctx.save_for_backward(delta, x, scale)
         ctx.set_materialize_grads(False)
-        ctx.learned = not scale.is_leaf
-        return (delta * _wide(scale * rate), *_sums(delta, x, mean, rate))
+        ctx.learned, ctx.past = not scale.is_leaf, past
+        return _slopes(delta, x, scale, past, (True, True, True))
 
     @staticmethod
     def backward(ctx: Any, *cotangents: Tensor | None) -> tuple[Tensor | None, ...]:
-        (a, big, b), (delta, x, scale, mean, rate) = cotangents, ctx.saved_tensors
+        (a, big, b), (delta, x, scale), (mean, var, eps) = cotangents, ctx.saved_tensors, ctx.past
+        rate = (var + eps).rsqrt()
         back = None if a is None else a * _wide(scale * rate)
         across = None
         if big is not None:
             bent = big * rate
-            offset = _wide((0 if b is None else b) - mean * bent)
-            if back is None:
-                back = torch.addcmul(offset, x, _wide(bent))
-            else:
-                back.addcmul_(x, _wide(bent)).add_(offset)
+            offset = (0 if b is None else b) - mean * bent
+            back = x * _wide(bent) if back is None else back.addcmul_(x, _wide(bent))
+            back.add_(_wide(offset))
             across = delta * _wide(bent) if ctx.needs_input_grad[1] else None
         elif b is not None:
             back = _wide(b).expand_as(x) if back is None else back.add_(_wide(b))
         along = None
         if ctx.learned and a is not None:
-            along = _total(a * delta) * rate
-        return back, across, along, None, None
+            along = (a * delta).sum((0, 2, 3)) * rate
+        return back, across, along, None
 
 
 class Normalisation(nn.Module):
@@ -86,8 +82,8 @@ class Normalisation(nn.Module):
             self.num_batches_tracked.add_(1)
             past = (self.running_mean, self.running_var, self.weight, self.bias)
             return nn.functional.batch_norm(x, *past, True, self.momentum or 0.0, self.eps)
-        rate = (self.running_var + self.eps).rsqrt()
-        output: Tensor = _Affine.apply(x, self.weight, self.bias, self.running_mean, rate)  # type: ignore[no-untyped-call]
+        fixed = (self.running_mean, self.running_var, self.eps)
+        output: Tensor = _Affine.apply(x, self.weight, self.bias, fixed)  # type: ignore[no-untyped-call]
         return output
 
 
@@ -95,10 +91,17 @@ def _wide(channels: Tensor) -> Tensor:
     return channels.view(1, -1, 1, 1)
 
 
-def _total(t: Tensor) -> Tensor:
-    return t.sum((0, 2, 3))
-
-
-def _sums(delta: Tensor, x: Tensor, mean: Tensor, rate: Tensor) -> tuple[Tensor, Tensor]:
-    total = _total(delta)
-    return (_total(delta * x) - mean * total) * rate, total
+def _slopes(
+    delta: Tensor,
+    x: Tensor,
+    scale: Tensor,
+    past: tuple[Tensor, Tensor, float],
+    mask: tuple[bool, bool, bool],
+) -> tuple[Tensor | None, Tensor | None, Tensor | None]:
+    """The gradients of input, scale and shift that the mask asks for."""
+    mean, var, eps = past
+    found: tuple[Tensor | None, Tensor | None, Tensor | None]
+    found = torch.ops.aten.native_batch_norm_backward(
+        delta, x, scale, mean, var, None, None, False, eps, mask
+    )
+    return found

@@ -6,13 +6,14 @@ On large dense layers reading memory is all the cost, so each tensor is read as 
 
 import fnmatch
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Literal, Protocol
 
 import torch
 from torch import Tensor
 
+from seepage.attacks.matching.condensed import distance, dot
 from seepage.checks import at_least, one_of
 from seepage.values import value
 
@@ -26,7 +27,8 @@ class Sides:
     """The simulated and the observed update, each tensor's weight, and room for the derivative.
 
     The room is written over at every call: fresh memory of a network's size costs more than the
-    arithmetic on it. `length` is that of the weighted observed update.
+    arithmetic on it. `length` is that of the weighted observed update. In places named by `short`
+    the simulated tensor is given by three numbers (see `condensed`), and so is its derivative.
     """
 
     given: Sequence[Tensor]
@@ -34,6 +36,7 @@ class Sides:
     weights: Sequence[float]
     room: Sequence[Tensor]
     length: float
+    short: Collection[int] = ()
 
     @classmethod
     def of(
@@ -43,11 +46,30 @@ class Sides:
         room = [torch.empty_like(g) for g in observed]
         return cls(given, observed, weights, room, length_of(observed, weights))
 
-    @property
-    def rests(self) -> list[Tensor]:
-        """G - g, in the room."""
-        triples = zip(self.given, self.observed, self.room, strict=True)
-        return [torch.sub(G, g, out=v) for G, g, v in triples]
+    def dots(self) -> list[tuple[Tensor, Tensor]]:
+        """<G, G> and <G, g> of each tensor: both at once, while it is in the processor's cache."""
+        pairs = enumerate(zip(self.given, self.observed, strict=True))
+        return [(G[0], G[1]) if i in self.short else (dot(G, G), dot(G, g)) for i, (G, g) in pairs]
+
+    def lines(self, scale: float, sign: float) -> list[Tensor]:
+        """The derivative w (g - scale G) sign of each tensor, in the room or by its numbers."""
+        return [self._line(i, scale, sign) for i in range(len(self.given))]
+
+    def squares(self, lines: Sequence[Tensor], scale: float) -> list[Tensor]:
+        """w ||g - scale G||^2 of each tensor, from its line."""
+        return [
+            self.weights[i] * distance(self.given[i], scale)
+            if i in self.short
+            else dot(line, line) / (self.weights[i] or 1)
+            for i, line in enumerate(lines)
+        ]
+
+    def _line(self, i: int, scale: float, sign: float) -> Tensor:
+        given, signed = self.given[i], sign * self.weights[i]
+        if i in self.short:
+            return given.new_tensor([-scale * signed / 2, signed, 0])
+        v = torch.add(self.observed[i], given, alpha=-scale, out=self.room[i])
+        return v if signed == 1 else v.mul_(signed)
 
 
 @dataclass(frozen=True, eq=False)
@@ -109,10 +131,8 @@ class L2:
         _check("L2", self.weights, self.task)
 
     def __call__(self, sides: Sides) -> Misfit:
-        rests, weights = sides.rests, sides.weights
-        squares = [w * _dot(r, r) for w, r in zip(weights, rests, strict=True)]
-        slopes = [r if w == 1 else r.mul_(w) for w, r in zip(weights, rests, strict=True)]
-        return Misfit(self.scale * _total(squares), slopes, 2 * self.scale)
+        lines = sides.lines(1.0, -1.0)
+        return Misfit(self.scale * _total(sides.squares(lines, 1.0)), lines, 2 * self.scale)
 
 
 @value
@@ -134,24 +154,18 @@ class Cosine:
         _check("Cosine", self.weights, self.task)
 
     def __call__(self, sides: Sides) -> Misfit:
-        weights, goal = sides.weights, max(sides.length, _FLOOR)
-        pairs = list(zip(weights, sides.given, sides.observed, strict=True))
-        # Both products of a tensor at once, while it is in the processor's cache.
-        dots = [(w * _dot(G, G), w * _dot(G, g)) for w, G, g in pairs]
-        length = max(math.sqrt(_total([own for own, _ in dots])), _FLOOR)
-        cosine = _total([cross for _, cross in dots]) / (length * goal)
+        goal, dots = max(sides.length, _FLOOR), sides.dots()
+        own, cross = (
+            _total([w * one[i] for w, one in zip(sides.weights, dots, strict=True)]) for i in (0, 1)
+        )
+        length = max(math.sqrt(own), _FLOOR)
+        cosine = cross / (length * goal)
         # v = (cos G / ||G|| - g / ||g||) / ||G|| = -(g - ratio G) / (||G|| ||g||)
         ratio, factor = cosine * goal / length, -1 / (length * goal)
-        slopes = [
-            torch.add(g, G, alpha=-ratio, out=v)
-            if w == 1
-            else torch.sub(g, ratio * G, out=v).mul_(w)
-            for (w, G, g), v in zip(pairs, sides.room, strict=True)
-        ]
+        lines = sides.lines(ratio, 1.0)
         if cosine < _NEAR:
-            return Misfit(1 - cosine, slopes, factor)
-        squares = [_dot(v, v) / (w or 1) for w, v in zip(weights, slopes, strict=True)]
-        return Misfit(_total(squares) / goal**2 / (1 + cosine), slopes, factor)
+            return Misfit(1 - cosine, lines, factor)
+        return Misfit(_total(sides.squares(lines, ratio)) / goal**2 / (1 + cosine), lines, factor)
 
 
 @value
@@ -170,8 +184,10 @@ class TAG:
         _check("TAG", self.weights, self.task)
 
     def __call__(self, sides: Sides) -> Misfit:
-        rests, scaled = sides.rests, [self.alpha * w for w in sides.weights]
-        parts = [_dot(r, r) + a * r.abs().sum() for a, r in zip(scaled, rests, strict=True)]
+        triples = zip(sides.given, sides.observed, sides.room, strict=True)
+        rests = [torch.sub(G, g, out=v) for G, g, v in triples]
+        scaled = [self.alpha * w for w in sides.weights]
+        parts = [dot(r, r) + a * r.abs().sum() for a, r in zip(scaled, rests, strict=True)]
         slopes = [
             torch.add(r.sign().mul_(a), r, alpha=2, out=r)
             for a, r in zip(scaled, rests, strict=True)
@@ -181,12 +197,8 @@ class TAG:
 
 def length_of(tensors: Sequence[Tensor], weights: Sequence[float]) -> float:
     """The length of an update whose squares are weighted."""
-    return math.sqrt(_total([w * _dot(t, t) for w, t in zip(weights, tensors, strict=True)]))
+    return math.sqrt(_total([w * dot(t, t) for w, t in zip(weights, tensors, strict=True)]))
 
 
 def _total(parts: Sequence[Tensor]) -> float:
     return float(torch.stack(list(parts)).sum())
-
-
-def _dot(left: Tensor, right: Tensor) -> Tensor:
-    return torch.dot(left.reshape(-1), right.reshape(-1))

@@ -1,16 +1,20 @@
 """What is minimised: the misfit of the update that a candidate would give, and its slope."""
 
 import dataclasses
-from collections.abc import Sequence
+from collections.abc import Collection, Iterator, Sequence
+from contextlib import nullcontext
 from dataclasses import dataclass
 
 import torch
 from torch import Tensor
 
 from seepage import tree
+from seepage.attacks.matching.attention import Attentive
 from seepage.attacks.matching.generators import Render
-from seepage.attacks.matching.layers import searchable
+from seepage.attacks.matching.layers import condensed, searchable
 from seepage.attacks.matching.objectives import (
+    L2,
+    Cosine,
     Misfit,
     Objective,
     Sides,
@@ -20,6 +24,7 @@ from seepage.attacks.matching.objectives import (
 from seepage.attacks.matching.priors import PixelPrior, Term
 from seepage.attacks.matching.simulator import Simulator, doubled
 from seepage.attacks.units import Units
+from seepage.clients import FedSGD
 from seepage.core import Batch
 from seepage.errors import InvalidInput
 
@@ -41,11 +46,12 @@ class Match:
         room = [torch.empty_like(g) for g in tensors]
         return cls(objective, observed, weights, room, length_of(tensors, weights))
 
-    def compare(self, update: tree.Tensors) -> Misfit:
-        """D and dD/dG at a simulated update."""
+    def compare(self, update: tree.Tensors, short: Collection[str] = ()) -> Misfit:
+        """D and dD/dG at a simulated update, where some tensors may be given by three numbers."""
         given = [update[name].detach() for name in self.observed]
         observed = list(self.observed.values())
-        return self.objective(Sides(given, observed, self.weights, self.room, self.length))
+        places = {i for i, name in enumerate(self.observed) if name in short}
+        return self.objective(Sides(given, observed, self.weights, self.room, self.length, places))
 
     def chosen(self, tensors: Sequence[Tensor]) -> list[Tensor]:
         """Those of the tensors whose weight is not zero."""
@@ -110,7 +116,7 @@ class Problem:
             x = self.units.x(u).requires_grad_()  # a leaf: nothing before it is differentiated
             update = self.fast(x, target)
             scalars = self._scalars(x, target)
-        misfit = self.match.compare(update)
+        misfit = self.match.compare(update, self.fast.short)
         back = [*self.match.chosen(misfit.slopes)]
         back += [torch.full_like(scalar, 1 / misfit.factor) for scalar in scalars]
         slopes = torch.autograd.grad(
@@ -178,17 +184,30 @@ def matched(problem: Problem, update: tree.Tensors, leaves: Sequence[Tensor]) ->
 def _quickened(problem: Problem, leaves: Sequence[Tensor]) -> Problem:
     """The problem on layers made for searching, where they give the very slope that autograd does.
 
-    A client may do what these layers do not support: it is tried here, once.
+    A client may do what these layers do not support: they are tried here, once, the fastest first.
     """
     layers = [name for term in problem.terms for name in term.layers]
-    swapped = dataclasses.replace(problem.exact, model=searchable(problem.exact.model))
     plain = dataclasses.replace(problem, fast=problem.exact.tapped(layers))
-    fast = dataclasses.replace(problem, fast=swapped.tapped(layers))
     wanted = plain.slope(leaves).leaves
-    try:
-        found = fast.slope(leaves).leaves
-    except RuntimeError:  # of torch: a transform that custom functions have no rule for
-        return plain
-    distance = torch.stack([(a - b).norm() for a, b in zip(found, wanted, strict=True)]).norm()
     length = torch.stack([slope.norm() for slope in wanted]).norm()
-    return fast if bool(distance <= 1e-3 * length) else plain
+    for simulator in _faster(problem):
+        fast = dataclasses.replace(problem, fast=simulator.tapped(layers))
+        try:
+            found = fast.slope(leaves).leaves
+        except RuntimeError:  # of torch: a transform that custom functions have no rule for
+            continue
+        distance = torch.stack([(a - b).norm() for a, b in zip(found, wanted, strict=True)]).norm()
+        if bool(distance <= 1e-3 * length):
+            attends = getattr(simulator.within, "used", False)
+            fewer = fast.fast if attends else dataclasses.replace(fast.fast, within=nullcontext())
+            return dataclasses.replace(fast, fast=fewer)
+    return plain
+
+
+def _faster(problem: Problem) -> Iterator[Simulator]:
+    exact, match = problem.exact, problem.match
+    short = frozenset(condensed(exact.model, match.observed))
+    if short and isinstance(match.objective, Cosine | L2) and isinstance(exact.client, FedSGD):
+        model = searchable(exact.model, match.observed)
+        yield dataclasses.replace(exact, model=model, within=Attentive(), short=short)
+    yield dataclasses.replace(exact, model=searchable(exact.model), within=Attentive())

@@ -3,6 +3,7 @@
 import copy
 import dataclasses
 from collections.abc import Callable, Iterable
+from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass, field
 
 import torch
@@ -18,18 +19,22 @@ class Simulator:
     """The update that the believed client would share for a candidate.
 
     `order` seeds what the client draws by chance, such as the order of its minibatches: one guess
-    for the whole search. `inputs` holds what the tapped layers got in the first forward pass.
+    for the whole search. `inputs` holds what the tapped layers got in the first forward pass,
+    `within` is entered around the client, and tensors in `short` are given by three numbers.
     """
 
     model: Model
     client: Client
     order: int
     inputs: dict[str, Tensor] = field(default_factory=dict)
+    within: AbstractContextManager[object] = field(default_factory=nullcontext)
+    short: frozenset[str] = frozenset()
 
     def __call__(self, x: Tensor, y: Tensor | None) -> tree.Tensors:
         self.inputs.clear()
         order = Generator().manual_seed(self.order)
-        return self.client(self.model, Batch(x, y), order)
+        with self.within:
+            return self.client(self.model, Batch(x, y), order)
 
     def tapped(self, names: Iterable[str]) -> "Simulator":
         """The same on a network of its own that notes the inputs of the named layers."""
