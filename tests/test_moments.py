@@ -1,7 +1,11 @@
 """Moments: the span, the components and the exact inputs from the gradient of a wide head."""
 
 import itertools
+import json
 import math
+import subprocess
+import sys
+from pathlib import Path
 
 import pytest
 import torch
@@ -202,6 +206,14 @@ def test_the_moment_estimator(activation: str, bound: float) -> None:
         errors.append(error(answer.x, x))
         assert answer.note.startswith("not recovered")
     assert sum(errors) / len(errors) < bound
+
+
+def test_neither_the_weights_nor_their_moments_are_held() -> None:
+    """The weights in float64 alone would be 314 MB, and all chunks at once as much again."""
+    script = Path(__file__).parents[1] / "benchmarks" / "moments.py"
+    run = subprocess.run([sys.executable, script, "memory"], capture_output=True, check=True)
+    row = json.loads(run.stdout.splitlines()[0])
+    assert row["peak MB"] - row["before the attack"] < 180
 
 
 def test_the_estimator_needs_wide_layers() -> None:

@@ -12,6 +12,10 @@ from torch.nn.functional import cross_entropy
 from seepage import expr, zoo
 from seepage.attacks.span import Span, activations, features, stack_of
 from seepage.attacks.span.equations import Equations, Unknown, evaluated, normal
+from seepage.attacks.span.kinks import without
+from seepage.attacks.span.measured import measured
+from seepage.attacks.span.peeling import peeled
+from seepage.attacks.span.search import Search, Sought, best
 from seepage.clients import FedAvg, FedSGD, Given
 from seepage.core import Batch, Model, Observation, Reconstruction, observe, stream
 from seepage.defenses import Noise, Prune
@@ -60,7 +64,8 @@ def scene(
 def error(answer: Tensor, truth: Tensor) -> float:
     """The largest relative distance of a truth to the candidate assigned to it."""
     found, wanted = (t.detach().double().flatten(1) for t in (answer, truth))
-    distance = torch.cdist(wanted, found) / wanted.norm(dim=1, keepdim=True)
+    distance = torch.cdist(wanted, found, compute_mode="donot_use_mm_for_euclid_dist")
+    distance = distance / wanted.norm(dim=1, keepdim=True)
     rows, columns = linear_sum_assignment(distance.clamp_min(1e-16).log().numpy())
     return float(distance[rows, columns].max()) if len(rows) == len(truth) else math.inf
 
@@ -119,6 +124,45 @@ def test_default_networks_give_up_their_batch(activation: str, n: int, d: int, h
         assert error(answer.x, batch.x) < 1e-8
         assert float(answer.residual.max()) < 1e-8
         assert sorted(answer.y.tolist()) == sorted(batch.y.tolist())
+
+
+@pytest.mark.parametrize(
+    ("activation", "n", "dtype"),
+    [("relu", 16, torch.float64), ("relu", 32, torch.float64), ("leaky", 16, torch.float64),
+     ("relu", 8, torch.float32)],
+)  # fmt: skip
+def test_large_batches_peel_off_without_a_search(
+    activation: str, n: int, dtype: torch.dtype
+) -> None:
+    for seed in (13, 14):
+        seen, batch = scene(activation, n, 196, 512, 10, seed=seed, dtype=dtype)
+        answer = attack(seen, seed)
+        assert answer.note == ""
+        assert answer.trace["starts"] == 0
+        assert error(answer.x, batch.x) < (1e-8 if dtype == torch.float64 else 1e-4)
+        assert sorted(answer.y.tolist()) == sorted(batch.y.tolist())
+
+
+def test_what_peels_off_is_right_and_the_rest_is_searched() -> None:
+    """Two units agree where no loss tells, and a search starts from what is known."""
+    seen, batch = scene("relu", 6, 196, 512, 10, seed=15)
+    given = measured(seen, stack_of(seen.model), 6, stream(0, ""))
+
+    def silent(outputs: Tensor, delta: Tensor) -> Tensor:
+        return torch.full((len(delta),), torch.inf, dtype=torch.float64)
+
+    some = peeled(given.equations, (1.0, 0.0), 4, 1e-10, silent)
+    assert len(some.x) == 4
+    found = some.x @ given.space.basis.T
+    apart = torch.cdist(found, batch.x.flatten(1)).amin(1) / batch.x[0].norm()
+    assert float(apart.max()) < 1e-6
+    rest = without(given.equations, activations.named("relu"), some)
+    assert int(torch.linalg.matrix_rank(rest.weight_gradient, rtol=1e-6)) == 2
+    whole = best(given.equations, activations.named("relu"), Sought(6, some), Search(9, 16, 1e-8),
+                 stream(1, ""))  # fmt: skip
+    assert whole.residual < 1e-8
+    assert whole.starts > 0
+    assert error(whole.state.at.x @ given.space.basis.T, batch.x) < 1e-8
 
 
 @pytest.mark.parametrize("activation", ["gelu", "elu", "silu", "tanh", "softplus", "relu"])

@@ -59,7 +59,7 @@ class Moments:
 
     order: Literal["auto"] | int = "auto"
     batch: int | None = None
-    chunk: int = 4096
+    chunk: int = 1024
     refine: int = 2
     polish: bool = True
     activation: str | Callable[[Tensor], Tensor] | None = None

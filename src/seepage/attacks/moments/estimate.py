@@ -118,9 +118,11 @@ def _scale(weight: Tensor, chunk: int) -> float:
     sums = torch.zeros(4, dtype=torch.float64)
     for start in range(0, len(weight), chunk):
         entries = weight[start : start + chunk].to("cpu", torch.float64)
-        sums += torch.stack([(entries**power).sum() for power in range(1, 5)])
-    mean, square, _, fourth = (sums / weight.numel()).tolist()
-    spread = max(square - mean**2, 1e-300)
+        square = entries.square()
+        parts = entries.sum(), square.sum(), (entries * square).sum(), square.square_().sum()
+        sums += torch.stack(parts)
+    mean, second, _, fourth = (sums / weight.numel()).tolist()
+    spread = max(second - mean**2, 1e-300)
     noise = weight.numel() ** -0.5
     if abs(mean) > 6 * noise * spread**0.5 or abs(fourth / spread**2 - 3) > 0.1 + 30 * noise:
         raise InvalidInput(

@@ -28,7 +28,7 @@ class Rows:
         """Slices of the units with their standard-normal weights in float64."""
         for start in range(0, len(self), self.chunk):
             part = slice(start, min(start + self.chunk, len(self)))
-            yield part, self.weight[part].to("cpu", torch.float64) / self.scale
+            yield part, self.weight[part].to("cpu", torch.float64, copy=True).div_(self.scale)
 
     def visible(self) -> "Rows":
         """The units whose gradient is not exactly zero: pruning and dropout hide the others."""
@@ -44,7 +44,11 @@ class Rows:
 
     def project(self, columns: Tensor) -> Tensor:
         """U columns, (m, k)."""
-        return torch.cat([units @ columns for _, units in self])
+        # Filled in place: small results kept between large chunks would keep their memory too.
+        shadows = columns.new_empty(len(self), columns.shape[1])
+        for part, units in self:
+            torch.mm(units, columns, out=shadows[part])
+        return shadows
 
     def gather(self, values: Tensor) -> Tensor:
         """U^T values, (d, k)."""

@@ -1,12 +1,15 @@
 """From a solution of the equations to an answer: labels, and how far off it may be."""
 
 import math
+from collections.abc import Callable
 
 import torch
 from torch import Tensor
+from torch.nn import functional
 
 from seepage.attacks.span.equations import State, normal
-from seepage.attacks.span.measured import Measured
+from seepage.attacks.span.layers import Stack
+from seepage.attacks.span.measured import Measured, bias_of
 from seepage.core import Model, Observation
 
 
@@ -19,7 +22,7 @@ def predicted_error(given: Measured, state: State) -> float:
     equations, space = given.equations, given.space
     matrix, _ = normal(equations, state)
     n, rank = state.at.x.shape
-    inverse = torch.linalg.pinv(matrix, rtol=1e-15, hermitian=True).diagonal().view(n, -1)[:, :rank]
+    inverse = _inverted(matrix).diagonal().view(n, -1)[:, :rank]
     spare = max(equations.size - matrix.shape[0], 1)
     inside = state.cost / spare * max(float(inverse.sum()), 0.0)
     rows, columns = len(equations.weight), len(space.basis)
@@ -28,6 +31,16 @@ def predicted_error(given: Measured, state: State) -> float:
     through = torch.linalg.pinv(state.back * state.curve.slope)
     outside = density * (columns - rank) * float(through.square().sum())
     return math.sqrt(inside + outside) / float(state.at.x.norm())
+
+
+def _inverted(matrix: Tensor) -> Tensor:
+    """The inverse of J^T J, or where rounding makes it singular, the pseudo-inverse: ten times
+    as slow."""
+    factor, failed = torch.linalg.cholesky_ex(matrix)
+    if int(failed):
+        pseudo: Tensor = torch.linalg.pinv(matrix, rtol=1e-15, hermitian=True)
+        return pseudo
+    return torch.cholesky_inverse(factor)
 
 
 def labels(seen: Observation, delta: Tensor, x: Tensor) -> Tensor:
@@ -45,6 +58,31 @@ def labels(seen: Observation, delta: Tensor, x: Tensor) -> Tensor:
     curved = (at[0] + at[2] - 2 * at[1]).abs() > 1e-6 * at.abs().amax(0)
     nearest = (at - wanted).abs().argmin(0) - 1.0
     return torch.where(curved | (rate == 0), nearest, (wanted - at[1]) / rate).to(delta)
+
+
+def slope_misfit(seen: Observation, stack: Stack) -> Callable[[Tensor, Tensor], Tensor]:
+    """How far gradients at the head's outputs are from the loss's, (k, C) both, without its bias.
+
+    Up to a factor, since clients share means and steps. Fewer than four classes agree by chance.
+    """
+    bias = bias_of(seen, stack.head)
+
+    def misfit(outputs: Tensor, delta: Tensor) -> Tensor:
+        outputs, labels = outputs + bias, delta.argmin(1)
+        apart = torch.full((len(delta),), torch.inf, dtype=delta.dtype)
+        if not stack.ends or len(bias) < 4:
+            return apart
+        for label in set(labels.tolist()):
+            some = labels == label
+            slopes = slopes_of_loss(seen.model, outputs[some], label)
+            if slopes is None:
+                return apart
+            unit, wanted = functional.normalize(slopes), delta[some]
+            rest = wanted - unit * (unit * wanted).sum(1, keepdim=True)
+            apart[some] = rest.norm(dim=1) / wanted.norm(dim=1).clamp_min(1e-300)
+        return apart
+
+    return misfit
 
 
 def slopes_of_loss(model: Model, outputs: Tensor, label: float) -> Tensor | None:

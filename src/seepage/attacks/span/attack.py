@@ -1,7 +1,7 @@
 """Span: the row space of a gradient is the span of the inputs, and a small problem finds them."""
 
 import math
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -10,13 +10,21 @@ from torch import Generator, Tensor
 
 from seepage.attacks.span import depth
 from seepage.attacks.span.activations import Activation, named
-from seepage.attacks.span.answers import labels, predicted_error
+from seepage.attacks.span.answers import labels, predicted_error, slope_misfit
 from seepage.attacks.span.completion import completed, pruned
 from seepage.attacks.span.equations import State, Unknown, evaluated
 from seepage.attacks.span.layers import Stack, stack_of
-from seepage.attacks.span.measured import Measured, exact, measured, required, weight_of
+from seepage.attacks.span.measured import (
+    Measured,
+    exact,
+    floor_of,
+    measured,
+    required,
+    weight_of,
+)
+from seepage.attacks.span.peeling import peeled
 from seepage.attacks.span.scale import factors
-from seepage.attacks.span.search import Found, Search, best
+from seepage.attacks.span.search import Found, Search, Sought, best, refined
 from seepage.checks import at_least
 from seepage.core import Observation, Reconstruction
 from seepage.values import value
@@ -84,12 +92,12 @@ class Span:
         enough = max(exact(seen), 1.1 * given.noise) if self.tol is None else self.tol
         search = Search(self.starts, self.rows, enough, 8 if given.noise > 0 else 1)
         tried = []
-        for count in _counts(seen, given):
-            tried.append(best(given.equations, stack.activation, count, search, rng))
-            if tried[-1].residual <= enough:
+        for found in _tried(seen, stack, given, search, rng):
+            tried.append(found)
+            if found.residual <= enough:
                 break
-        found = min(tried, key=lambda one: one.residual)
-        return _Solution(given, found, enough, sum(one.starts for one in tried))
+        least = min(tried, key=lambda one: one.residual)
+        return _Solution(given, least, enough, sum(one.starts for one in tried))
 
 
 @dataclass(frozen=True)
@@ -109,6 +117,22 @@ def told(activation: str | Callable[[Tensor], Tensor] | None) -> Activation | No
     if activation is None:
         return None
     return named(activation) if isinstance(activation, str) else Activation("given", activation)
+
+
+def _tried(
+    seen: Observation, stack: Stack, given: Measured, search: Search, rng: Generator
+) -> Iterator[Found]:
+    """What comes off a kinked network without a search, then searches for what is left."""
+    equations, activation, counts = given.equations, stack.activation, _counts(seen, given)
+    none = known = Unknown(equations.weight[:0], equations.head.T[:0])
+    if activation.sloped is not None and given.noise == 0:
+        misfit = slope_misfit(seen, stack)
+        known = peeled(equations, activation.sloped, counts[0], floor_of(seen), misfit)
+        if len(known.x) in counts:
+            yield refined(equations, activation, known, search.enough)
+    for count in counts:
+        sought = Sought(count, known if len(known.x) < count else none)
+        yield best(equations, activation, sought, search, rng)
 
 
 def _counts(seen: Observation, given: Measured) -> Sequence[int]:

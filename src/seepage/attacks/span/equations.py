@@ -24,6 +24,10 @@ class Unknown:
     def flat(self) -> Tensor:
         return torch.cat([self.x, self.delta], 1).reshape(-1)
 
+    def joined(self, other: "Unknown") -> "Unknown":
+        """The examples of both."""
+        return Unknown(torch.cat([self.x, other.x]), torch.cat([self.delta, other.delta]))
+
     def moved(self, step: Tensor) -> "Unknown":
         wide = step.view(len(self.x), -1)
         rank = self.x.shape[1]
@@ -93,18 +97,17 @@ def evaluated(given: Equations, draw: Drawing, at: Unknown) -> State:
     """The residual blocks of these equations at one point."""
     curve = draw(given.weight @ at.x.T + given.bias[:, None])
     back = given.head.T @ at.delta.T
-    through = back * curve.slope
-    predicted = [
-        through @ at.x,
-        through.sum(1),
-        at.delta.T @ curve.value.T,
-        at.delta.sum(0),
-    ]
+    parts = zip(predicted(curve, back, at), given.blocks, given.scales, strict=True)
     residuals = [
-        (p - block) * scale if block is not None else p.new_zeros(0)
-        for p, block, scale in zip(predicted, given.blocks, given.scales, strict=True)
+        (p - block) * scale if block is not None else p.new_zeros(0) for p, block, scale in parts
     ]
     return State(at, curve, back, residuals)
+
+
+def predicted(curve: Curve, back: Tensor, at: Unknown) -> list[Tensor]:
+    """The four gradients of a batch at this point."""
+    through = back * curve.slope
+    return [through @ at.x, through.sum(1), at.delta.T @ curve.value.T, at.delta.sum(0)]
 
 
 def normal(given: Equations, state: State) -> tuple[Tensor, Tensor]:

@@ -1,10 +1,12 @@
 """Activations with a kink: first round it off, then find out which side of it each unit is on."""
 
+from dataclasses import replace
+
 import torch
 from torch import Generator, Tensor
 
 from seepage.attacks.span.activations import Activation
-from seepage.attacks.span.equations import Equations, State, Unknown, evaluated
+from seepage.attacks.span.equations import Equations, State, Unknown, evaluated, predicted
 from seepage.attacks.span.levenberg import Damping, solved
 
 # The second follows inputs that nearly coincide, as features of deep networks do.
@@ -42,6 +44,20 @@ def sharpened(given: Equations, activation: Activation, start: Unknown, rounds: 
 def judged(given: Equations, activation: Activation, at: Unknown) -> State:
     """The residuals on all units, each on the side where this point puts it."""
     return evaluated(given, activation.frozen(_signal(given, at) > 0), at)
+
+
+def without(given: Equations, activation: Activation, known: Unknown) -> Equations:
+    """The equations of the other examples: what the known ones add to the gradients is gone."""
+    state = judged(given, activation, known)
+    parts = zip(predicted(state.curve, state.back, known), given.blocks, strict=True)
+    left = [block if block is None else block - part for part, block in parts]
+    return replace(
+        given,
+        weight_gradient=left[0],
+        bias_gradient=left[1],
+        head_gradient=left[2],
+        head_bias_gradient=left[3],
+    )
 
 
 def _frozen(given: Equations, activation: Activation, at: Unknown) -> State:

@@ -52,10 +52,19 @@ def measured(seen: Observation, stack: Stack, rank: int | None, rng: Generator) 
     # A unit that no gradient reaches was dropped, or is dead: it tells nothing.
     reached = gradient.any(1)
     equations = equations.rows(reached.nonzero()[:, 0])
-    if not bool(reached.all()):
+    if not bool(reached.all()) and not _in_step(equations):
         # Dropout rescales what it keeps, and the head's bias does not feel that.
         equations = replace(equations, head_bias_gradient=None)
     return Measured(equations, space, _expected(equations, stack, noises), reached)
+
+
+def _in_step(equations: Equations) -> bool:
+    """Whether units with every example above a kink of slope 1 say so: G_b,j = A_j.G_c."""
+    bias, total = equations.bias_gradient, equations.head_bias_gradient
+    if bias is None or total is None:
+        return False
+    gap = (bias - equations.head.T @ total).abs()
+    return int((gap < 1e-5 * bias.abs().max()).sum()) >= len(total)
 
 
 def required(seen: Observation, name: str) -> Tensor:
@@ -77,7 +86,7 @@ def weight_of(seen: Observation, layer: Layer) -> Tensor:
 def bias_of(seen: Observation, layer: Layer) -> Tensor:
     """A layer's biases, zero where it has none."""
     if layer.bias is None:
-        return torch.zeros(len(weight_of(seen, layer)), dtype=torch.float64)
+        return torch.zeros(len(seen.model.state[layer.weight]), dtype=torch.float64)
     return seen.model.state[layer.bias].detach().to("cpu", torch.float64)
 
 

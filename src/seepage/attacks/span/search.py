@@ -9,7 +9,7 @@ from torch import Generator, Tensor
 
 from seepage.attacks.span.activations import Activation
 from seepage.attacks.span.equations import Equations, State, Unknown, evaluated
-from seepage.attacks.span.kinks import sharpened, softened
+from seepage.attacks.span.kinks import judged, sharpened, softened, without
 from seepage.attacks.span.levenberg import Damping, solved
 
 
@@ -38,12 +38,28 @@ class Found:
         return math.sqrt(self.state.cost)
 
 
+@dataclass(frozen=True)
+class Sought:
+    """How many examples explain the equations, and those of them that are known already."""
+
+    count: int
+    known: Unknown
+
+
+def refined(given: Equations, activation: Activation, known: Unknown, enough: float) -> Found:
+    """Known examples as an answer of their own, solved to the end where they are not yet."""
+    state = judged(given, activation, known)
+    if math.sqrt(state.cost) > enough:
+        state = sharpened(given, activation, known)
+    return Found(state, 0)
+
+
 def best(
-    given: Equations, activation: Activation, count: int, search: Search, rng: Generator
+    given: Equations, activation: Activation, sought: Sought, search: Search, rng: Generator
 ) -> Found:
     """Start afresh until all equations hold, and keep the best."""
     kept: Found | None = None
-    for number, state in enumerate(_attempts(given, activation, count, search, rng), 1):
+    for number, state in enumerate(_attempts(given, activation, sought, search, rng), 1):
         if kept is None or state.cost < kept.state.cost:
             kept = Found(state, number)
         if kept.residual <= search.enough and number >= search.least:
@@ -53,8 +69,10 @@ def best(
 
 
 def _attempts(
-    given: Equations, activation: Activation, count: int, search: Search, rng: Generator
+    given: Equations, activation: Activation, sought: Sought, search: Search, rng: Generator
 ) -> Iterator[State]:
+    known, count = sought.known, sought.count - len(sought.known.x)
+    rest = without(given, activation, known) if len(known.x) else given
     for _ in range(search.starts):
         if activation.sides is None:
             some = _chosen(given, search.rows * count, rng)
@@ -62,9 +80,9 @@ def _attempts(
             state = solved(some, activation.smooth, start, Damping())
             yield _finished(given, activation, state, search)
         else:
-            some = _chosen(given, 2 * search.rows * count, rng)
-            start = guess(some, activation, count, rng)
-            yield sharpened(given, activation, softened(some, activation, start, rng))
+            some = _chosen(rest, 2 * search.rows * count, rng)
+            start = softened(some, activation, guess(some, activation, count, rng), rng)
+            yield sharpened(given, activation, known.joined(start))
 
 
 def _finished(given: Equations, activation: Activation, state: State, search: Search) -> State:
