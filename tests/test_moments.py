@@ -24,6 +24,7 @@ from seepage.core import Batch, Model, Observation, Reconstruction, observe, str
 from seepage.defenses import Noise
 from seepage.errors import InvalidInput
 from seepage.forms import Column, Images, Table
+from seepage.guard import scan
 
 FUNCTIONS = {
     "sigmoid": nn.Sigmoid,
@@ -269,6 +270,57 @@ def test_a_malicious_server_reads_digits(activation: str) -> None:
     assert answer.x.dtype == torch.float32
     assert relative(answer.x, sample.x) < 1e-3
     assert sorted(answer.y.tolist()) == sorted(sample.y.tolist())
+
+
+@pytest.mark.parametrize(
+    ("activation", "depth"),
+    [("relu", 1), ("relu", 2), ("leaky", 2), ("tanh", 2), ("sigmoid", 1), ("gelu", 2),
+     ("softplus", 1)],
+)  # fmt: skip
+def test_crafted_layers_carry_the_data_to_a_wide_one(activation: str, depth: int) -> None:
+    """Every layer below the wide one passes the data on, and the guard sees that it does."""
+    sample = zoo.digits(2, seed=8)
+    sizes = 64, *[130] * depth, 3000, 10
+    net = zoo.mlp(*sizes, activation=FUNCTIONS[activation], seed=1).double()
+    batch = Batch(sample.x.double(), sample.y)
+    crafted = Moments().craft(sample.model(net), stream(0, "server"))
+    seen = observe(crafted, batch, FedSGD(), stream(0, "client"))
+    answer = attack(seen, 3)
+    assert answer.note == ""
+    assert relative(answer.x, batch.x) < 1e-8
+    assert sorted(answer.y.tolist()) == sorted(batch.y.tolist())
+    found = {(finding.check, finding.layer) for finding in scan(crafted).findings}
+    assert {("copies", f"linear{i + 1}.weight") for i in range(depth)} <= found
+    assert scan(sample.model(net)).findings == ()
+
+
+def test_data_outside_the_rising_part_of_an_activation_is_shifted_there() -> None:
+    form = Images((1, 4, 4), classes=4, mean=(0.5,), std=(0.25,))
+    draw = stream(3, "shifted")
+    x = form.normalised(torch.rand((2, 1, 4, 4), generator=draw, dtype=torch.float64))
+    net = zoo.mlp(16, 20, 3000, 4, activation=nn.GELU, seed=1).double()
+    model = Moments().craft(Model.of(net, cross_entropy, form), stream(0, "server"))
+    assert float(model.params["linear1.bias"][:16].min()) == 2.0
+    seen = observe(model, Batch(x, torch.tensor([0, 1])), FedSGD(), stream(0, "client"))
+    assert relative(attack(seen).x, x) < 1e-8
+
+
+def test_layers_too_narrow_to_carry_the_data_are_named() -> None:
+    sample = zoo.digits(2)
+    for activation, needed in (("relu", 128), ("tanh", 64)):
+        model = sample.model(zoo.mlp(64, 60, 3000, 10, activation=activation))
+        with pytest.raises(InvalidInput, match=f"'linear1' has 60 units.*takes {needed}"):
+            Moments().craft(model, stream(0, "server"))
+    folded = sample.model(zoo.mlp(64, 140, 3000, 10, activation=Bump))
+    with pytest.raises(InvalidInput, match="do not rise"):
+        Moments(activation="gelu").craft(folded, stream(0, "server"))
+
+
+class Bump(nn.Module):
+    """An activation that falls again."""
+
+    def forward(self, z: Tensor) -> Tensor:
+        return z * torch.exp(-z * z)
 
 
 def test_labels_of_a_squared_loss() -> None:

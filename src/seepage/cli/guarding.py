@@ -28,6 +28,8 @@ REMEDIES = {
     "round's. Do not train on them until that is explained.",
     "reach": "Ask the server where these biases come from, and compare them with the last "
     "round's; training from a usual start gives none as large.",
+    "copies": "Ask the server why this layer passes its inputs on unchanged. Do not train on it "
+    "until that is explained.",
     "isolated": "Do not share this update as it is: use more examples, a sum over several clients, "
     "or clipped updates with noise (`seepage dp` computes how much).",
     "rare": "Do not share this update as it is: use more examples or a sum over several clients, "

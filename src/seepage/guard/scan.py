@@ -11,12 +11,13 @@ from seepage.core import Batch, Model
 from seepage.guard.findings import Finding, Report
 from seepage.values import value
 
-__all__ = ["Scan", "Screened", "duplicates", "independent", "rank", "reach", "scan"]
+__all__ = ["Scan", "Screened", "copies", "duplicates", "independent", "rank", "reach", "scan"]
 
 _SINGULAR = 1e-5  # of the largest singular value
 _SAME = 0.999  # |cosine| of two rows that measure the same thing
 _COMPARED = 2048  # rows of a larger matrix are sampled evenly
 _SMALL = 4  # matrices of fewer rows or columns say nothing about rank
+_FEW = 16  # columns, below which a row may weigh one of them by chance, as small kernels do
 _ROUNDED = 1e-4  # more than a product of unit rows in float32 is ever wrong by
 
 BLIND = (
@@ -31,19 +32,21 @@ BLIND = (
 
 @value
 class Scan:
-    """Rank, duplicate rows and reach of every linear, convolutional and attention matrix.
+    """Rank, duplicate rows, reach and copies of every linear, convolutional, attention matrix.
 
     rank: singular values above 1e-5 of the largest, as a share of the full rank; few bins of one
     measure have rank 1. duplicates: rows with |cosine| >= .999 to another. reach: max |b_i|/|w_i|,
     how far from the origin a row's edge lies for inputs of size about 1; sorting needs far edges.
+    copies: the share of rows that weigh a single input, which pass the data on to crafted layers.
     """
 
     rank: float = 0.5
     duplicates: int = 2
     reach: float = 1.5
+    copies: float = 0.25
 
     def __post_init__(self) -> None:
-        for name in ("rank", "duplicates", "reach"):
+        for name in ("rank", "duplicates", "reach", "copies"):
             positive(f"Scan.{name}", getattr(self, name))
 
     def __call__(self, model: Model, batch: Batch | None = None) -> Report:
@@ -95,11 +98,17 @@ def _judged(limits: Scan, model: Model, share_of: Callable[[Tensor], float | Non
         if rows:
             farthest = float(far.amax())
             findings.append(Finding("reach", layer, rows, farthest, limits.reach, _REACH))
+        passed = copies(weight)
+        figures[layer]["copies"] = len(passed) / len(weight)
+        if len(passed) > limits.copies * len(weight):
+            share = len(passed) / len(weight)
+            findings.append(Finding("copies", layer, passed, share, limits.copies, _COPIES))
     return Report(tuple(findings), figures, BLIND)
 
 
 _RANK = "Most of its rows repeat a few directions, as rows that sort examples into bins do."
 _DUPLICATES = "These rows measure the same thing and differ by their biases: neighbours are bins."
+_COPIES = "These rows pass single inputs on unchanged, so that a later layer can read the data."
 _REACH = "Biases this far out make rows fire for few examples, or cut a measure into bins."
 
 
@@ -175,6 +184,18 @@ def _near(rows: Tensor) -> Tensor:
     rest = (1 - part.square().sum(1)).clamp_min(0).sqrt() * (length > 0)
     most = (part @ part.T).abs_().addr_(rest, rest).fill_diagonal_(0)
     return torch.nonzero(most.amax(1) >= _SAME - _ROUNDED).flatten()
+
+
+def copies(weight: Tensor) -> tuple[int, ...]:
+    """Rows with .999 of their length in one entry; of few columns any row can be so.
+
+    >>> copies(torch.eye(16)[:2]), copies(torch.ones(2, 16))
+    ((0, 1), ())
+    """
+    if weight.shape[1] < _FEW:
+        return ()
+    largest = torch.linalg.vector_norm(weight, ord=torch.inf, dim=1).double()
+    return tuple(torch.nonzero(largest > _SAME * lengths(weight)).flatten().tolist())
 
 
 def reach(weight: Tensor, bias: Tensor | None) -> Tensor:

@@ -9,6 +9,7 @@ from typing import Any, Literal
 import torch
 from torch import Generator, Tensor
 
+from seepage.attacks.moments.carry import Passage, carried
 from seepage.attacks.moments.craft import crafted
 from seepage.attacks.moments.estimate import (
     Estimate,
@@ -45,7 +46,8 @@ class Moments:
     error O(sqrt(d / m)). Wang, Lee and Lei 2023, arXiv 2212.03714. `polish` then solves the exact
     equations g_j = sum_i l_i s(w_j x_i) from there, which ends the dependence on sqrt(d / m).
 
-    A malicious server sets the weights with `craft`. `order` is 3, 4 or "auto".
+    A malicious server sets the weights with `craft`; fully connected layers below the wide one it
+    makes pass the data on (section 5). `order` is 3, 4 or "auto".
 
     >>> from seepage import FedSGD, observe, stream, zoo
     >>> digits = zoo.digits(2)
@@ -78,7 +80,8 @@ class Moments:
 
     def __call__(self, seen: Observation, rng: Generator) -> Reconstruction:
         stack = stack_of(seen.model, told(self.activation))
-        rows, count = measured_rows(seen, stack, self.chunk), self.batch or seen.n
+        way = carried(seen.model, stack)
+        rows, count = measured_rows(seen, stack, way, self.chunk), self.batch or seen.n
         check(rows, stack, count)
         plan = planned(coefficients(stack.activation.function, biases=rows.bias), self.order)
         wanted = Wanted(count, self.refine)
@@ -94,7 +97,7 @@ class Moments:
             if tried[-1].holds:
                 break
         result = min(tried, key=lambda one: one.residual)
-        return _answer(seen, stack, rows, plan, result)
+        return _answer(seen, stack, _Setting(rows, plan, way), result)
 
     def _refined(
         self, rows: Rows, activation: Activation, found: Estimate, enough: float, rng: Generator
@@ -127,15 +130,23 @@ def _exact(seen: Observation) -> float:
     return 1e-6 if double else 5e-6
 
 
-def _answer(
-    seen: Observation, stack: Stack, rows: Rows, plan: Plan, result: _Result
-) -> Reconstruction:
-    at = Unknown(result.fit.at.x / rows.scale, result.fit.at.delta)
+@dataclass(frozen=True)
+class _Setting:
+    rows: Rows
+    plan: Plan
+    way: Passage | None
+
+
+def _answer(seen: Observation, stack: Stack, setting: _Setting, result: _Result) -> Reconstruction:
+    rows, way, delta = setting.rows, setting.way, result.fit.at.delta
+    at = Unknown(result.fit.at.x / rows.scale / (way.gain if way else 1.0), delta)
     open_factors = _factors(seen, stack, rows, result.fit, at)
     by = open_factors.values[:, None]
     x, delta = at.x * by, at.delta / by
-    trace = _trace(plan, result, x.to(like(seen)), delta.to(like(seen)))
-    reached = stack.reads_data and len(stack.layers) == 2
+    trace = _trace(setting.plan, result, x.to(like(seen)), delta.to(like(seen)))
+    reached = stack.reads_data and (way is not None or len(stack.layers) == 2)
+    if way is not None and not way.twofold:
+        x = way.back(x)
     note = _note(result, open_factors.known, reached)
     if not reached:
         return replace(Reconstruction.nothing(seen, ""), note=note, trace=trace)

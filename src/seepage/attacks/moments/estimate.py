@@ -7,6 +7,7 @@ from dataclasses import dataclass
 import torch
 from torch import Generator, Tensor
 
+from seepage.attacks.moments.carry import Passage
 from seepage.attacks.moments.decompose import decomposed
 from seepage.attacks.moments.hermite import Plan
 from seepage.attacks.moments.rows import Rows
@@ -106,11 +107,13 @@ def restarts(
         yield state.at
 
 
-def measured_rows(seen: Observation, stack: Stack, chunk: int) -> Rows:
-    """The head's gradient with the weights of the hidden layer that it belongs to."""
+def measured_rows(seen: Observation, stack: Stack, way: Passage | None, chunk: int) -> Rows:
+    """The head's gradient with the weights that its hidden units give to what they see."""
     weight = seen.model.state[stack.hidden.weight].detach()
-    gradient = required(seen, stack.head.weight)
-    return Rows(gradient, weight, bias_of(seen, stack.hidden), _scale(weight, chunk), chunk)
+    gradient, bias = required(seen, stack.head.weight), bias_of(seen, stack.hidden)
+    if way is not None:  # its biases only move the origin to the centre of the features
+        weight, bias = weight[:, : way.width], torch.zeros_like(bias)
+    return Rows(gradient, weight, bias, _scale(weight, chunk), chunk)
 
 
 def _scale(weight: Tensor, chunk: int) -> float:

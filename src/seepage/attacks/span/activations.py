@@ -145,6 +145,10 @@ def named(name: str) -> Activation:
 
 def recognised(z: Tensor, h: Tensor, modules: Function | None) -> Activation | None:
     """The activation that turns these outputs of one layer into the inputs of the next."""
+    if modules is not None and not bool((z < 0).any()) and _elementwise(modules, z, h):
+        # Crafted layers have outputs of one sign, where a kink at zero does not show.
+        z = torch.linspace(-3, 3, z.numel(), dtype=z.dtype, device=z.device).view_as(z)
+        h = modules(z)
     for name, function in _SMOOTH.items():
         if _same(function(z), h):
             return Activation(name, function)
