@@ -12,6 +12,7 @@ from seepage import zoo
 from seepage.analysis import expected
 from seepage.attacks import Imprint
 from seepage.attacks.imprint.block import block_of
+from seepage.attacks.imprint.peel import on_grid, peel
 from seepage.attacks.imprint.placement import disarmed
 from seepage.clients import FedSGD, SecureSum
 from seepage.core import observe, stream
@@ -174,3 +175,28 @@ def test_batch_normalisation_in_training_mode_hides_nothing_from_rows_at_the_inp
     alone = expected.peeled(cells(crafted, sample.x))
     assert abs(sum(found.trace["certified"]) - alone) <= 1
     assert wrong(found, sample.x) == 0
+
+
+def test_small_gradients_are_read_once_the_weights_of_the_others_are_fitted() -> None:
+    sample = private(192, 33)
+    attack = Imprint(bins=288, directions=3, public=PUBLIC.x)
+    crafted = attack.craft(private(1, 0).model(small()), stream(3, "craft"))
+    _, _, notes = block_of(crafted.module)
+    x = sample.x.flatten(1)
+    above = (notes.measures @ x.double().T)[notes.direction] >= notes.lower[:, None]
+    rng = stream(3, "gradients")
+    g = (torch.rand(192, generator=rng) + 0.5) * (torch.randint(2, (192,), generator=rng) * 2 - 1)
+    g[::24] = 0.004
+    fired = above.float() * g
+    found = peel((fired @ x, fired.sum(1)), notes, 192, nested=True, rule=on_grid(notes))
+    missing = distances(sample.x, found.x[found.certified].view(-1, 3, 32, 32)).amin(1) > 1e-12
+    assert int(missing.sum()) <= 192 - expected.peeled(cells(crafted, sample.x))
+    assert not bool(missing[::24].any())
+    careless = peel(
+        (fired @ x, fired.sum(1)),
+        notes,
+        192,
+        nested=True,
+        rule=dataclasses.replace(on_grid(notes), exact=False),
+    )
+    assert int(careless.certified.sum()) < int(found.certified.sum())

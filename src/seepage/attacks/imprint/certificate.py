@@ -4,7 +4,7 @@ import math
 from collections.abc import Callable
 from dataclasses import dataclass
 from functools import cached_property
-from typing import Protocol
+from typing import NamedTuple, Protocol
 
 import torch
 from torch import Tensor
@@ -89,7 +89,7 @@ class Grid:
     def __call__(self, x: Tensor) -> tuple[Tensor, Tensor]:
         snapped = torch.empty_like(x)
         parts = zip(self.lines, self._channels(x), self._channels(snapped), strict=True)
-        away = [_rounded(part.clone(), into, line) for line, part, into in parts]
+        away = [line.rounded(part.clone(), into) for line, part, into in parts]
         return torch.stack([a.abs_().amax(1) for a in away]).amax(0) / self.tolerance, snapped
 
     def read(self, cell: Cell, count: float, out: Tensor) -> tuple[float, float]:
@@ -99,21 +99,23 @@ class Grid:
         a large image costs little more than reading it and writing the answer.
         """
         size, worst, total = len(out) // len(self.lines), 0.0, 0.0
-        for place, (low, slope) in enumerate(self.lines):
+        for place, line in enumerate(self.lines):
             span = slice(place * size, (place + 1) * size)
-            away = _rounded(cell(span), out[span], (low, slope), count)
+            away = line.rounded(cell(span), out[span], count)
             square = float(torch.dot(away, away))
             # The length bounds the largest entry, and mostly is small enough itself.
             near = square <= self.tolerance**2
             worst = max(worst, square**0.5 if near else float(away.abs_().amax()))
-            total += square / slope**2
+            total += square / line.slope**2
         return worst / self.tolerance, total**0.5
 
     @cached_property
-    def lines(self) -> list[tuple[float, float]]:
-        """For each channel the input of level 0, and levels per unit of input."""
-        low, high = (edge.flatten() for edge in self.form.box(torch.zeros(1, dtype=torch.float64)))
-        return list(zip(low.tolist(), (255 / (high - low)).tolist(), strict=True))
+    def lines(self) -> list["_Line"]:
+        """How the levels of each channel become the network's input."""
+        form, channels = self.form, self.form.shape[0]
+        step = (form.high - form.low) / 255
+        mean, std = form.mean or (0.0,) * channels, form.std or (1.0,) * channels
+        return [_Line(step, form.low, *each) for each in zip(mean, std, strict=True)]
 
     def glance(self, x: Tensor) -> Tensor:
         """Evenly spread entries of every channel."""
@@ -124,14 +126,33 @@ class Grid:
         return x.reshape(len(x), self.form.shape[0], -1).unbind(1)
 
 
-def _rounded(x: Tensor, out: Tensor, line: tuple[float, float], unit: float = 1.0) -> Tensor:
-    """Writes the nearest level of x / unit to `out`; x becomes how many levels off it was."""
-    low, slope = line
-    x.mul_(slope / unit).sub_(low * slope)
-    torch.round(x, out=out).clamp_(0, 255)
-    x.sub_(out)
-    out.mul_(1 / slope).add_(low)
-    return x
+class _Line(NamedTuple):
+    """x = (level step + low - mean) / std, in one channel."""
+
+    step: float
+    low: float
+    mean: float
+    std: float
+
+    @property
+    def slope(self) -> float:
+        """Levels per unit of the network's input."""
+        return self.std / self.step
+
+    def rounded(self, x: Tensor, out: Tensor, unit: float = 1.0) -> Tensor:
+        """Writes the nearest level of x / unit to `out`; x becomes how many levels off it was.
+
+        `out` is computed as clients compute it from 8-bit files, and equal to theirs to the bit.
+        """
+        x.mul_(self.slope / unit).add_((self.mean - self.low) / self.step)
+        torch.round(x, out=out).clamp_(0, 255)
+        x.sub_(out)
+        out.div_(1 / self.step)
+        if self.low:
+            out.add_(self.low)
+        if (self.mean, self.std) != (0.0, 1.0):
+            out.sub_(self.mean).div_(self.std)
+        return x
 
 
 @dataclass(frozen=True)

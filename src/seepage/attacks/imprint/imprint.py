@@ -90,7 +90,7 @@ class Imprint:
         notes = _as_trained(seen, notes, self.public, rng)
         several = len(notes.measures) > 1
         found = (
-            peel((weight, bias), notes, seen.n, nested=True, rule=on_grid(notes))
+            peel((weight, bias), notes, seen.n, nested=True, rule=on_grid(notes, weight.dtype))
             if several
             else invert.invert(weight, bias, notes, seen.n)
         )

@@ -93,7 +93,7 @@ class SparseImprint:
         weight = weight[:, :size]
         count = self._counts(weight, bias, before[1].double(), notes)
         found = (
-            peel((weight, count), notes, seen.n, nested=False, rule=on_grid(notes))
+            peel((weight, count), notes, seen.n, nested=False, rule=on_grid(notes, before[0].dtype))
             if len(notes.measures) > 1
             else read_rows(weight, count, notes, seen.n, _FLOOR)
         )
