@@ -5,12 +5,14 @@
 CPU time, one thread. Needs flwr (guard, audit, offline) and ray (cluster).
 """
 
+import dataclasses
 import json
+import subprocess
 import sys
 import tempfile
 import time
 import warnings
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from pathlib import Path
 from typing import Any
 
@@ -19,9 +21,11 @@ import torch
 from seepage import zoo
 from seepage.attacks import BiasRatio, Span
 from seepage.clients import FedAvg, FedSGD
-from seepage.core import Batch, Model, Observation, stream
+from seepage.core import Attack, Batch, Model, Observation, Reconstruction, stream
 from seepage.executors import Serial
+from seepage.store import Store
 from seepage.trials import Trial, sweep
+from seepage.values import value
 
 torch.set_num_threads(1)
 warnings.simplefilter("ignore")
@@ -120,51 +124,107 @@ def offline() -> None:
     said("offline", network="mlp, 32x32", psnr=float(-10 * error.log10()), note=answer.note)
 
 
+@value
+class Awaited:
+    """An attack that also waits, as for a GPU: what is left of the time is the cluster's own."""
+
+    inner: Attack
+    seconds: float
+
+    def __call__(self, seen: Observation, rng: torch.Generator) -> Reconstruction:
+        time.sleep(self.seconds)
+        return self.inner(seen, rng)
+
+
 def planned(n: int) -> list[Trial]:
     model, batch = perceptron(1)
-    return [Trial(model, batch, FedSGD(), BiasRatio(), seed=seed) for seed in range(n)]
+    attack = Awaited(BiasRatio(), 0.1)
+    return [Trial(model, batch, FedSGD(), attack, seed=seed) for seed in range(n)]
 
 
-def timed(executor: Any, trials: list[Trial], progress: Any = None) -> tuple[float, list[Any]]:
-    with tempfile.TemporaryDirectory() as folder:
-        start = time.perf_counter()
-        rows = sweep(trials, Path(folder) / "runs", executor, progress)
-        seconds = time.perf_counter() - start
-        lines = (Path(folder) / "runs" / "rows.jsonl").read_text().splitlines()
-    assert len(lines) == len(rows) == len(trials)
-    return seconds, [{k: v for k, v in row.items() if k != "seconds"} for row in rows]
+def warmed(executor: Any) -> None:
+    """Processes start, and import torch, before the clock does."""
+    sweep(
+        [dataclasses.replace(trial, seed=10**6 + trial.seed) for trial in planned(4)],
+        executor=executor,
+    )
 
 
-def cluster(n: int = 1000) -> None:
-    """n short trials at one and two workers, and with one of two machines killed half way."""
+def drive(folder: str, address: str, workers: str, n: str) -> None:
+    """The driver, a process of its own, so that it can be killed: prints its wall time."""
     import ray
-    from ray.cluster_utils import Cluster
 
     from seepage.integrations.ray import Ray
 
-    trials = planned(n)
-    serial, wanted = timed(Serial(), trials)
+    executor = Ray(address, workers=int(workers))
+    ray.init(address=address, log_to_driver=False, logging_level=40)
+    warmed(executor)
+    start = time.perf_counter()
+    sweep(planned(int(n)), folder, executor)
+    print(time.perf_counter() - start)
+
+
+def driver(folder: Path, cluster: Any, workers: int, n: int) -> "subprocess.Popen[str]":
+    words = ["drive", str(folder), cluster.address, str(workers), str(n)]
+    return subprocess.Popen([sys.executable, __file__, *words], stdout=subprocess.PIPE, text=True)
+
+
+def lines(folder: Path) -> list[str]:
+    rows = folder / "rows.jsonl"
+    return rows.read_text().splitlines() if rows.exists() else []
+
+
+def reached(folder: Path, number: int, process: "subprocess.Popen[str]") -> None:
+    while len(lines(folder)) < number:
+        assert process.poll() is None, "the driver ended by itself"
+        time.sleep(0.05)
+
+
+def untimed(rows: Iterable[Any]) -> list[Any]:
+    kept = [{k: v for k, v in row.items() if k != "seconds"} for row in rows]
+    return sorted(kept, key=lambda row: str(row["key"]))
+
+
+def cluster(n: int = 1000) -> None:
+    """n short trials at one and two workers; then with a machine and the driver killed."""
+    from ray.cluster_utils import Cluster
+
+    trials, folder = planned(n), Path(tempfile.mkdtemp())
+    warmed(Serial())
+    start = time.perf_counter()
+    wanted = untimed(sweep(trials, folder / "serial"))
+    serial = time.perf_counter() - start
     made = Cluster(initialize_head=True, head_node_args={"num_cpus": 0})
     made.add_node(num_cpus=1)
     doomed = made.add_node(num_cpus=1)
-    ray.init(address=made.address, log_to_driver=False, logging_level=40)
-    list(Ray(workers=2)(abs, list(range(20))))  # processes started, torch imported
-    one, first = timed(Ray(workers=1), trials)
-    two, second = timed(Ray(workers=2), trials)
-    said("cluster", trials=n, serial=serial, one=one, two=two, overhead=(one - serial) / n,
-         efficiency=one / (2 * two), equal=first == wanted and second == wanted)  # fmt: skip
-
-    def progress(step: Any) -> None:
-        if step.done == n // 2:
-            made.remove_node(doomed, allow_graceful=False)
-
-    seconds, rows = timed(Ray(workers=2), trials, progress)
-    said("a machine killed half way", trials=n, seconds=seconds, equal=rows == wanted)
-    ray.shutdown()
+    times = {}
+    for workers in (1, 2):
+        process = driver(folder / str(workers), made, workers, n)
+        times[workers] = float(process.communicate()[0])
+        equal = untimed(Store(folder / str(workers)).rows().values()) == wanted
+        said("cluster", trials=n, workers=workers, seconds=times[workers], serial=serial,
+             overhead=(times[workers] * workers - serial) / n,
+             efficiency=serial / (workers * times[workers]), equal=equal)  # fmt: skip
+    killed = folder / "killed"
+    process = driver(killed, made, 2, n)
+    reached(killed, n // 2, process)
+    made.remove_node(doomed, allow_graceful=False)
+    reached(killed, 3 * n // 4, process)
+    process.kill()
+    process.communicate()
+    before = len(lines(killed))
+    driver(killed, made, 2, n).communicate()
+    keys = [json.loads(line)["key"] for line in lines(killed)]
+    said("a machine killed half way, then the driver, then resumed", trials=n, before=before,
+         rows=len(keys), lost=n - len(set(keys)), twice=len(keys) - len(set(keys)),
+         equal=untimed(Store(killed).rows().values()) == wanted)  # fmt: skip
     made.shutdown()
 
 
 if __name__ == "__main__":
     parts = {"guard": guard, "audit": audit, "offline": offline, "cluster": cluster}
-    for name in sys.argv[1:] or parts:
-        parts[name]()
+    if sys.argv[1:2] == ["drive"]:
+        drive(*sys.argv[2:])
+    else:
+        for name in sys.argv[1:] or parts:
+            parts[name]()

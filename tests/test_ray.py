@@ -1,8 +1,10 @@
 """Trials on a Ray cluster are those of a serial run, whatever dies on the way."""
 
+import importlib
 import json
 import os
 import signal
+import socket
 import subprocess
 import sys
 import time
@@ -20,7 +22,6 @@ from seepage.clients import FedSGD
 from seepage.core import Batch, Model
 from seepage.errors import Failed, InvalidInput
 from seepage.executors import Serial
-from seepage.store import Store
 from seepage.trials import Trial, sweep
 
 pytest.importorskip("ray", reason="Ray is not installed: pip install 'seepage[ray]'")
@@ -74,10 +75,17 @@ def where(item: list[int]) -> tuple[int, int]:
     return os.getpid(), id(item)
 
 
+def free_port() -> int:
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        return int(probe.getsockname()[1])
+
+
 @pytest.fixture(scope="module")
 def cluster() -> Iterator[Cluster]:
     """A head that only drives, and one machine with a processor; tests add others."""
-    made = Cluster(initialize_head=True, head_node_args={"num_cpus": 0})
+    head = {"num_cpus": 0, "ray_client_server_port": free_port()}
+    made = Cluster(initialize_head=True, head_node_args=head)
     made.add_node(num_cpus=2)
     ray.init(address=made.address, log_to_driver=False, logging_level=40)
     yield made
@@ -154,29 +162,58 @@ if __name__ == "__main__":
 """
 
 
-def test_a_killed_driver_is_resumed(cluster: Cluster, tmp_path: Path) -> None:
-    script = tmp_path / "driver.py"
+def driver(folder: Path, address: str) -> "subprocess.Popen[bytes]":
+    """Twenty trials, driven by a process of its own: one that can be killed."""
+    script, here = folder / "driver.py", str(Path(__file__).parent)
     script.write_text(DRIVER)
-    command = [sys.executable, str(script), str(tmp_path / "runs"), cluster.address]
-    here = str(Path(__file__).parent)
     environment = {**os.environ, "PYTHONPATH": f"{os.environ.get('PYTHONPATH', '')}:{here}"}
-    driver = subprocess.Popen(command, env=environment, stderr=subprocess.DEVNULL)
-    rows = tmp_path / "runs" / "rows.jsonl"
-    while driver.poll() is None and (not rows.exists() or rows.read_bytes().count(b"\n") < 5):
-        time.sleep(0.01)
-    driver.kill()
-    driver.wait()
-    before = rows.read_bytes().count(b"\n")
-    assert 5 <= before < 20
-    subprocess.run(command, env=environment, check=True, stderr=subprocess.DEVNULL)
-    keys = [row["key"] for row in map(json.loads, rows.read_text().splitlines())]
-    assert len(keys) == len(set(keys)) == 20
-    sys.path.insert(0, here)
+    command = [sys.executable, str(script), str(folder / "runs"), address]
+    return subprocess.Popen(command, env=environment, stderr=subprocess.PIPE)
+
+
+def rows_of(folder: Path) -> list[dict[str, Any]]:
+    lines = (folder / "runs" / "rows.jsonl").read_text().splitlines()
+    return sorted(untimed([json.loads(line) for line in lines]), key=lambda row: row["seed"])
+
+
+def serially(monkeypatch: pytest.MonkeyPatch) -> list[dict[str, Any]]:
+    """What the drivers should find, as they would: the attack is known by its module."""
+    monkeypatch.syspath_prepend(str(Path(__file__).parent))
     known, batch = model()
-    wanted = sweep([Trial(known, batch, FedSGD(), slow, seed=s) for s in range(20)])
-    made = Store(tmp_path / "runs").rows()
-    scores = sorted((row["seed"], str(row["scores"])) for row in made.values())
-    assert scores == sorted((row["seed"], str(row["scores"])) for row in wanted)
+    attack = importlib.import_module("test_ray").slow
+    return untimed(sweep([Trial(known, batch, FedSGD(), attack, seed=s) for s in range(20)]))
+
+
+def test_a_killed_driver_is_resumed(
+    cluster: Cluster, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    first = driver(tmp_path, cluster.address)
+    rows = tmp_path / "runs" / "rows.jsonl"
+    while first.poll() is None and (not rows.exists() or rows.read_bytes().count(b"\n") < 5):
+        time.sleep(0.01)
+    first.kill()
+    first.communicate()
+    assert 5 <= rows.read_bytes().count(b"\n") < 20
+    again = driver(tmp_path, cluster.address)
+    said = again.communicate()[1].decode()
+    assert again.returncode == 0, said[-3000:]
+    assert rows_of(tmp_path) == serially(monkeypatch)
+
+
+def test_a_driver_outside_the_cluster_finds_the_same(
+    cluster: Cluster, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Through Ray's client server, as `--executor ray://HOST:10001` does from a laptop."""
+    address = f"ray://127.0.0.1:{cluster.head_node._ray_params.ray_client_server_port}"
+    for _ in range(3):
+        ran = driver(tmp_path, address)
+        said = ran.communicate()[1].decode()
+        if "no Ray cluster at" not in said:
+            break
+    else:
+        pytest.skip(f"Ray's own client server did not start: {said[-300:]}")
+    assert ran.returncode == 0, said[-3000:]
+    assert rows_of(tmp_path) == serially(monkeypatch)
 
 
 def test_fields_are_checked() -> None:

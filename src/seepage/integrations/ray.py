@@ -93,7 +93,8 @@ def _connected(asked: Ray) -> Iterator[None]:
     try:
         ray.init(address=asked.address or "local", log_to_driver=False, logging_level=40, **here)
     except (ConnectionError, ValueError, RuntimeError, TimeoutError, OSError) as error:
-        said = (str(error).splitlines() or [type(error).__name__])[0][:200]
+        lines = str(error).strip().splitlines() or [type(error).__name__]
+        said = " ".join(dict.fromkeys((lines[0], lines[-1])))[:300]
         raise InvalidInput(
             f"no Ray cluster at {asked.address!r} ({said}). Start one with 'ray start --head', and "
             "give its address, or None for one on this machine."
