@@ -3,6 +3,7 @@
 import json
 import sys
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
@@ -117,6 +118,32 @@ def test_several_batches_are_checked_and_a_finding_counts_once() -> None:
     names = [(f["check"], f["layer"]) for f in found["findings"]]
     assert len(names) == len(set(names))
     assert any(f["where"] in ("2 of 3 batches", "3 of 3 batches") for f in found["findings"])
+
+
+def oversized(path: str) -> None:
+    """A few bytes whose header declares a terabyte."""
+    shape = {"dtype": "F32", "shape": [2**38], "data_offsets": [0, 2**40]}
+    header = json.dumps({"linear1.bias": shape}).encode()
+    Path(path).write_bytes(len(header).to_bytes(8, "little") + header + bytes(64))
+
+
+def replaced(path: str, tensor: torch.Tensor) -> None:
+    save_file({**zoo.mlp(768, 64, 8, seed=0).state_dict(), "linear1.bias": tensor}, path)
+
+
+@pytest.mark.parametrize(
+    ("make", "wanted"),
+    [
+        (oversized, "not a readable safetensors file"),
+        (lambda path: replaced(path, torch.ones(64, dtype=torch.int8)), "torch.int8"),
+        (lambda path: replaced(path, torch.ones(10**6)), "1000000"),
+        (lambda path: replaced(path, torch.full((64,), torch.nan)), "NaN or infinity"),
+    ],
+)
+@pytest.mark.usefixtures("home")
+def test_a_hostile_servers_file_is_refused_with_the_reason(make: Any, wanted: str) -> None:
+    make("sent.safetensors")
+    assert wanted in refused("guard", "sent.safetensors", "--model", "received.py:build")
 
 
 def test_parameters_of_another_network_are_refused_with_what_differs(home: Path) -> None:

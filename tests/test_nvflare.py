@@ -1,6 +1,11 @@
 """The filters inside NVFlare's own chain: a real Shareable through a real DXOFilter."""
 
+import json
+import shutil
+import subprocess
+import sys
 import warnings
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -66,3 +71,33 @@ def test_whole_weights_pass_unseen() -> None:
     data = {"linear1.bias": np.ones(16, np.float32)}
     made = sent(DefendFilter(lambda c: Clip(c, 0.01), model()), data, DataKind.WEIGHTS)
     assert np.array_equal(made.data["linear1.bias"], data["linear1.bias"])
+
+
+@pytest.mark.parametrize(
+    ("settings", "wanted"),
+    [
+        ({}, [[1.0, 1.0], [1.0, 1.0]]),
+        ({'"std": 0.0': '"std": 0.3'}, [[0.0, 0.0], [0.0, 0.0]]),
+        ({'"limit": 1.0': '"limit": 0.5'}, [[], []]),
+    ],
+)
+def test_a_simulated_federation_audits_defends_and_withholds(
+    settings: dict[str, str], wanted: list[list[float]], tmp_path: Path
+) -> None:
+    """The example's job in NVFlare's own simulator: a server, two sites, two rounds."""
+    job = tmp_path / "job"
+    shutil.copytree(Path(__file__).parent.parent / "examples" / "nvflare", job)
+    config = job / "app" / "config" / "config_fed_client.json"
+    text = config.read_text()
+    for old, new in settings.items():
+        assert old in text
+        text = text.replace(old, new)
+    config.write_text(text)
+    words = ["-m", "nvflare.cli", "simulator", str(job), "-w", str(tmp_path / "ws"), "-n", "2"]
+    ran = subprocess.run(
+        [sys.executable, *words, "-t", "1"], capture_output=True, text=True, check=False
+    )
+    assert ran.returncode == 0, ran.stdout[-3000:] + ran.stderr[-3000:]
+    (rows,) = (tmp_path / "ws").rglob("rounds.jsonl")
+    found = [json.loads(line) for line in rows.read_text().splitlines()]
+    assert [row["recovered"] for row in found] == wanted
