@@ -7,7 +7,7 @@ INSTALL := $(BIN)/python -m pip install --quiet --disable-pip-version-check \
 # `make bench` takes minutes; `make bench BENCH=matching` any other file of benchmarks/, some hours.
 BENCH ?= house bias_ratio
 
-.PHONY: demo test check bench docs clean
+.PHONY: demo test check bench docs reproduced clean
 
 demo: .venv/demo
 	$(BIN)/seepage demo
@@ -23,16 +23,21 @@ check: .venv/dev
 bench: .venv/dev
 	@set -e; for name in $(BENCH); do $(BIN)/python benchmarks/$$name.py; done
 
-docs: .venv/dev
-	$(BIN)/seepage reproduce --all --quick --out docs/reproduced
+# The site is site/html/index.html; its pictures take a few minutes the first time.
+docs: .venv/docs
+	$(BIN)/python docs/build.py
+
+# Every published result in its quick form; the table is docs/reproduced.md.
+reproduced: .venv/dev
+	$(BIN)/seepage reproduce --all --quick --out runs/reproduced
 
 clean:
-	rm -rf .venv runs dist
+	rm -rf .venv runs dist site
 
 .venv/bin/python:
 	$(PYTHON) -m venv .venv
 
 # The demo needs little; tests need every integration, and a browser (see .ci/run).
-.venv/demo .venv/dev: pyproject.toml constraints.txt | .venv/bin/python
+.venv/demo .venv/docs .venv/dev: pyproject.toml constraints.txt | .venv/bin/python
 	$(INSTALL) ".[$(@F)]"
 	touch $@

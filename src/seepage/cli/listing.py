@@ -2,6 +2,7 @@
 
 import dataclasses
 import inspect
+from collections.abc import Callable
 from types import ModuleType
 
 from rich.table import Table as Grid
@@ -18,8 +19,8 @@ def run() -> None:
     kinds = {
         "Clients": _classes(clients),
         "Defenses, around a client": _classes(defenses),
-        "Attacks": [kind for kind in tried if _attacks(kind)],
-        "Parts of attacks": [kind for kind in tried if not _attacks(kind)],
+        "Attacks": [kind for kind in tried if attacking(kind)],
+        "Parts of attacks": [kind for kind in tried if not attacking(kind)],
     }
     for title, found in kinds.items():
         if found:
@@ -31,8 +32,10 @@ def _classes(home: ModuleType) -> list[type]:
     return [kind for kind in found if isinstance(kind, type)]
 
 
-def _attacks(kind: type) -> bool:
+def attacking(kind: object) -> bool:
     """Whether its instances take an observation, as attacks do, and not the parts of one."""
+    if not isinstance(kind, type):
+        return False
     return list(inspect.signature(kind.__call__).parameters)[1:] == ["seen", "rng"]
 
 
@@ -44,7 +47,7 @@ def _grid(title: str, kinds: list[type]) -> Grid:
     return grid
 
 
-def signature(kind: type) -> str:
+def signature(kind: Callable[..., object]) -> str:
     """As one would write it, with the defaults.
 
     >>> signature(clients.Only)
