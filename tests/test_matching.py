@@ -15,6 +15,7 @@ from seepage.attacks import (
     Adam,
     Cosine,
     Counts,
+    Features,
     Gray,
     Invert,
     Joint,
@@ -386,3 +387,43 @@ def test_a_search_without_a_finite_misfit_fails_with_a_remedy() -> None:
     seen = dataclasses.replace(seen, model=broken, update=update)
     with pytest.raises(Failed, match="lower lr"):
         Restarts(Invert(steps=3), 2)(seen, stream(0, "attack"))
+
+
+@pytest.mark.parametrize("objective", [Cosine(), Cosine({"3*": 0.5}), L2(3.0)], ids=repr)
+def test_the_step_that_is_compiled_is_the_exact_step(
+    objective: Objective, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The function handed to the compiler against the step; compiling itself takes minutes."""
+    handed = []
+    monkeypatch.setattr(torch, "compile", lambda step: handed.append(step) or step)
+    seen = observe(convolutional(), secret(2), FedSGD(), stream(0, "client"), tell=("n", "y"))
+    search = Invert(objective, (TV(0.1),), compile=True).begin(seen, stream(0, "attack"))
+    plain = dataclasses.replace(search.problem, whole=None)
+    found, wanted = (problem.slope(search.leaves) for problem in (search.problem, plain))
+    assert len(handed) == 1
+    torch.testing.assert_close(found.leaves[0], wanted.leaves[0], rtol=1e-4, atol=1e-6)
+    assert found.total == pytest.approx(wanted.total, rel=1e-4)
+    for attack in (
+        Invert(TAG(), compile=True),
+        Invert(priors=(Features(),), compile=True),
+        Invert(labels=Joint(), compile=True),
+    ):
+        with pytest.raises(InvalidInput, match="compile=False"):
+            attack.begin(
+                dataclasses.replace(seen, y=None) if attack.labels == Joint() else seen,
+                stream(0, "attack"),
+            )
+
+
+def test_half_precision_ends_in_single_precision() -> None:
+    model, batch = dense(), secret(1)
+    seen = observe(model, batch, FedSGD(), stream(0, "client"), tell=("n", "y"))
+    attack = Invert(priors=(), steps=400, schedule="cosine", precision="bf16")
+    search = attack.begin(seen, stream(0, "attack"))
+    sharp = dataclasses.replace(search.problem, fast=search.sharp)
+    rough, exact = (p.slope(search.leaves).leaves[0] for p in (search.problem, sharp))
+    assert 1e-4 < float((rough - exact).norm() / exact.norm()) < 0.2
+    answer = attack(seen, stream(0, "attack"))
+    assert psnr(answer.x, batch.x) > 30
+    with pytest.raises(InvalidInput, match="compile"):
+        Invert(precision="bf16", compile=True)

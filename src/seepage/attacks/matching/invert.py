@@ -5,11 +5,13 @@ import functools
 import math
 import time
 from collections.abc import Callable, Iterator
+from typing import Literal
 
 import torch
 from torch import Generator, Tensor
 
 from seepage.attacks.labels import Counts, Rule, recounted
+from seepage.attacks.matching.compiled import whole_step
 from seepage.attacks.matching.finisher import LM
 from seepage.attacks.matching.generators import ImageGenerator, Render
 from seepage.attacks.matching.objectives import Cosine, Objective
@@ -20,6 +22,7 @@ from seepage.attacks.matching.schedules import SCHEDULES, Schedule, rate
 from seepage.attacks.matching.search import Search
 from seepage.attacks.matching.simulator import Simulator, seeded
 from seepage.attacks.matching.starts import Normal, Start
+from seepage.attacks.matching.words import Words
 from seepage.attacks.units import Kind, Units, units_of
 from seepage.checks import at_least, one_of, positive
 from seepage.core import Observation, Reconstruction, noiseless
@@ -36,8 +39,10 @@ class Invert:
     Zhu et al. 2019, arXiv 1906.08935, and all that followed: each field is one idea, and the
     presets put them together as papers did. Labels that the threat model tells are used; else
     the rule reads them from the update, and where it can, twice again from the candidates on the
-    way. `labels=None`: the data are their own target. `seconds` (of CPU time) ends the search
-    before `steps`; `finish` solves to the end what the search brought near.
+    way. `labels=None`: the data are their own target. Sentences are searched as embeddings.
+    `seconds` (of CPU time) ends the search before `steps`; `finish` solves to the end what the
+    search brought near. `precision="bf16"` multiplies in half precision but for the last eighth,
+    and `compile=True` compiles the step: both for accelerators and long searches.
 
     >>> from seepage import zoo
     >>> from seepage.core import observe, stream
@@ -62,10 +67,15 @@ class Invert:
     n: int | None = None
     generator: ImageGenerator | None = None
     finish: LM | None = None
+    precision: Literal["float32", "bf16"] = "float32"
+    compile: bool = False
 
     def __post_init__(self) -> None:
         one_of("Invert.schedule", self.schedule, SCHEDULES)
         one_of("Invert.units", self.units, ("auto", "raw"))
+        one_of("Invert.precision", self.precision, ("float32", "bf16"))
+        if self.compile and self.precision != "float32":
+            raise InvalidInput("Invert compiles steps in float32: use compile=True or bf16.")
         at_least("Invert.steps", self.steps, 1)
         at_least("Invert.warmup", self.warmup, 0)
         if self.seconds is not None:
@@ -73,7 +83,9 @@ class Invert:
 
     def __call__(self, seen: Observation, rng: Generator) -> Reconstruction:
         try:
-            return self._searched(self.begin(seen, rng))
+            answer = self._searched(self.begin(seen, rng))
+            words = Words.of(seen, len(answer))
+            return answer if words is None else words.spelt(answer, seen, rng)
         except torch.OutOfMemoryError as error:
             raise Failed(
                 f"out of memory: simulating {batch_size(seen, self.n)} examples keeps the graph of "
@@ -95,12 +107,16 @@ class Invert:
     def begin(self, seen: Observation, rng: Generator) -> Search:
         """The search at its start: labels read, a first candidate drawn."""
         like = next(iter(seen.model.params.values()))
-        n, units = batch_size(seen, self.n), units_of(seen.model.form, like, self.units)
+        n = batch_size(seen, self.n)
+        words = Words.of(seen, n)
+        units = units_of(seen.model.form, like, self.units) if words is None else words.units
         shape = (n, *seen.model.form.shape)
         told = seen.y is not None or self.labels is None
         labels = seen.y if told or self.labels is None else self.labels(seen, n, rng)
         scored = not told and labels is not None and labels.is_floating_point()
         draw, render = self._pictures(shape, units, None if scored else labels, rng)
+        if words is not None:
+            draw, render = functools.partial(words.draw, rng), words.render
 
         def fresh() -> list[Tensor]:
             scores = self.labels(seen, n, rng) if scored and self.labels else None
@@ -110,9 +126,15 @@ class Invert:
         problem = self._problem(seen, units, None if scored else labels, rng)
         problem = dataclasses.replace(problem, scored=scored, render=render)
         problem = matched(problem, seen.update, leaves)
-        counts = not told and n > 1 and isinstance(self.labels, Counts)
+        counts = not told and n > 1 and isinstance(self.labels, Counts) and not self.compile
         relabel = functools.partial(recounted, seen) if counts else None
-        return Search(problem, leaves, fresh, self.optimiser, rng, self.box, relabel)
+        search = Search(problem, leaves, fresh, self.optimiser, rng, self.box, relabel)
+        if self.compile:
+            search.problem = dataclasses.replace(problem, whole=torch.compile(whole_step(problem)))
+        elif self.precision == "bf16":
+            search.sharp = problem.fast
+            search.problem = dataclasses.replace(problem, fast=problem.plain().halved())
+        return search
 
     def _pictures(
         self, shape: tuple[int, ...], units: Units, y: Tensor | None, rng: Generator

@@ -1,7 +1,7 @@
 """What is minimised: the misfit of the update that a candidate would give, and its slope."""
 
 import dataclasses
-from collections.abc import Collection, Iterator, Sequence
+from collections.abc import Callable, Collection, Iterator, Sequence
 from contextlib import nullcontext
 from dataclasses import dataclass
 
@@ -93,6 +93,8 @@ class Problem:
     y: Tensor | None
     scored: bool = False
     render: Render | None = None
+    whole: Callable[[Tensor], tuple[Tensor, Tensor]] | None = None
+    """A step that does all at once, where one was compiled."""
 
     def u(self, leaves: Sequence[Tensor]) -> Tensor:
         """The candidate that the leaves stand for."""
@@ -107,12 +109,39 @@ class Problem:
         """The labels, or the likeliest by the searched scores."""
         return leaves[-1].argmax(-1) if self.scored else self.y
 
+    @property
+    def tapped(self) -> list[str]:
+        """The layers whose inputs the terms look at."""
+        return [name for term in self.terms for name in term.layers]
+
+    def plain(self) -> Simulator:
+        """The client on PyTorch's own layers."""
+        return self.exact.tapped(self.tapped)
+
     def slope(self, leaves: Sequence[Tensor]) -> Slope:
         """One exact step: G with its graph, v = dD/dG in closed form, one product of the two."""
         held = [leaf.detach().requires_grad_() for leaf in leaves]
         with torch.enable_grad():
             made, target = self.u(held), self.target(held)
-            u = made.detach()
+        u = made.detach()
+        scores = held[-1:] if self.scored else []
+        if self.whole is None:
+            found = self._matched(u, target, scores)
+        else:
+            value, slope = self.whole(self.units.x(u))
+            found = Slope(float(value), float(value), [slope])
+        pixels = [prior.of_pixels(u) for prior in self.priors]
+        total = found.total + sum(float(term) for term, _ in pixels)
+        first = found.leaves[0] * self.units.scale
+        first = sum((slope for _, slope in pixels), start=first)
+        if self.render is None:
+            return Slope(found.misfit, total, [first, *found.leaves[1:]])
+        own = torch.autograd.grad(made, held[:-1] if self.scored else held, first)
+        return Slope(found.misfit, total, [*own, *found.leaves[1:]])
+
+    def _matched(self, u: Tensor, target: Tensor | None, scores: list[Tensor]) -> Slope:
+        """The misfit and the terms of activations, with their slopes in x and in the scores."""
+        with torch.enable_grad():
             x = self.units.x(u).requires_grad_()  # a leaf: nothing before it is differentiated
             update = self.fast(x, target)
             scalars = self._scalars(x, target)
@@ -121,20 +150,12 @@ class Problem:
         back += [torch.full_like(scalar, 1 / misfit.factor) for scalar in scalars]
         slopes = torch.autograd.grad(
             [*self.match.chosen([update[name] for name in self.match.observed]), *scalars],
-            [x, *held[-1:]] if self.scored else [x],
+            [x, *scores],
             back,
             materialize_grads=True,
         )
-        pixels = [prior.of_pixels(u) for prior in self.priors]
-        parts = [*(scalar.detach() for scalar in scalars), *(term for term, _ in pixels)]
-        total = misfit.value + sum(float(part) for part in parts)
-        first = slopes[0] * (misfit.factor * self.units.scale)
-        first = sum((slope for _, slope in pixels), start=first)
-        others = [slope * misfit.factor for slope in slopes[1:]]
-        if self.render is None:
-            return Slope(misfit.value, total, [first, *others])
-        own = held[:-1] if self.scored else held
-        return Slope(misfit.value, total, [*torch.autograd.grad(made, own, first), *others])
+        total = misfit.value + sum(float(scalar.detach()) for scalar in scalars)
+        return Slope(misfit.value, total, [slope * misfit.factor for slope in slopes])
 
     def measure(self, leaves: Sequence[Tensor]) -> Measure:
         """How well a candidate explains the update, in double precision."""
@@ -186,12 +207,11 @@ def _quickened(problem: Problem, leaves: Sequence[Tensor]) -> Problem:
 
     A client may do what these layers do not support: they are tried here, once, the fastest first.
     """
-    layers = [name for term in problem.terms for name in term.layers]
-    plain = dataclasses.replace(problem, fast=problem.exact.tapped(layers))
+    plain = dataclasses.replace(problem, fast=problem.plain())
     wanted = plain.slope(leaves).leaves
     length = torch.stack([slope.norm() for slope in wanted]).norm()
     for simulator in _faster(problem):
-        fast = dataclasses.replace(problem, fast=simulator.tapped(layers))
+        fast = dataclasses.replace(problem, fast=simulator.tapped(problem.tapped))
         try:
             found = fast.slope(leaves).leaves
         except RuntimeError:  # of torch: a transform that custom functions have no rule for

@@ -24,7 +24,8 @@ class _Gelu(torch.autograd.Function):
         if torch.is_grad_enabled():
             found: Tensor = _GeluSlope.apply(delta, x, slope.detach())  # type: ignore[no-untyped-call]
             return found
-        return delta * slope
+        back: Tensor = delta * slope
+        return back
 
 
 class _GeluSlope(torch.autograd.Function):

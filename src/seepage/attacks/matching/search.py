@@ -11,11 +11,13 @@ from torch import Generator, Tensor
 from seepage.attacks.matching.optimisers import Moment, Mover, Optimiser
 from seepage.attacks.matching.problem import Measure, Problem
 from seepage.attacks.matching.record import Record
+from seepage.attacks.matching.simulator import Simulator
 from seepage.core import Reconstruction
 from seepage.errors import Failed
 
 _AGAIN = 5
 _CLEARLY = 1.5
+_SHARP = 7 / 8
 
 
 @dataclass(eq=False)
@@ -23,7 +25,8 @@ class Search:
     """A problem, the leaves that move, and what is known so far.
 
     `fresh` draws a new start, `relabel` counts the labels again from the candidates, `pull` is a
-    slope in u that comes from elsewhere (other members of a group).
+    slope in u that comes from elsewhere (other members of a group), `sharp` is what simulates the
+    client at the end of a search in half precision.
     """
 
     problem: Problem
@@ -34,11 +37,15 @@ class Search:
     boxed: bool = True
     relabel: Callable[[Tensor, Tensor], Tensor] | None = None
     pull: Callable[[Tensor], Tensor] | None = None
+    sharp: Simulator | None = None
     record: Record = field(default_factory=Record)
     _move: Mover | None = None
 
     def step(self, done: float, factor: float) -> None:
         """One step of the optimiser, when a share of the budget is done."""
+        if self.sharp is not None and done >= _SHARP:
+            self._change(dataclasses.replace(self.problem, fast=self.sharp))
+            self.sharp = None
         if self._move is None:
             self._move = self.optimiser.on(self.leaves)
         self._move(self._evaluate, Moment(factor, done, self.rng))
@@ -57,9 +64,7 @@ class Search:
                 x = self.problem.units.x(self.problem.u(self.leaves))
             labels = self.relabel(x, self.problem.y)
             if not torch.equal(labels, self.problem.y):
-                self.problem = dataclasses.replace(self.problem, y=labels)
-                # What was best under other labels is not comparable.
-                self.record.best, self.record.lowest = None, math.inf
+                self._change(dataclasses.replace(self.problem, y=labels))
 
     @property
     def over(self) -> bool:
@@ -95,6 +100,10 @@ class Search:
         if self.pull is None:
             return slope.total, slope.leaves
         return slope.total, [slope.leaves[0] + self.pull(self.leaves[0]), *slope.leaves[1:]]
+
+    def _change(self, problem: Problem) -> None:
+        # What was best before is not comparable.
+        self.problem, self.record.best, self.record.lowest = problem, None, math.inf
 
     def _diverged(self) -> bool:
         worse = self.record.last > self.optimiser.patience * self.record.lowest

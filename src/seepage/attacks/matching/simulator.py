@@ -47,6 +47,11 @@ class Simulator:
         model = dataclasses.replace(self.model, module=module)
         return dataclasses.replace(self, model=model, inputs=inputs)
 
+    def halved(self) -> "Simulator":
+        """The same with products in bfloat16, as PyTorch's autocast makes them."""
+        device = self.model.device.type
+        return dataclasses.replace(self, within=torch.autocast(device, torch.bfloat16))
+
     def doubled(self) -> "Simulator":
         """The same in double precision, without taps."""
         params, buffers = (tree.mapped(doubled, t) for t in (self.model.params, self.model.buffers))

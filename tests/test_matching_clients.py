@@ -1,0 +1,90 @@
+"""Gradient matching against what devices really do: local steps, unknown orders, sums, text."""
+
+import dataclasses
+
+import pytest
+import torch
+from tiny_language import encoder
+from torch import Tensor, nn
+from torch.nn import functional
+
+from seepage.attacks import L2, LBFGS, Adam, BatchStats, Invert, Restarts, labels
+from seepage.clients import FedAvg, FedSGD, SecureSum
+from seepage.core import Attack, Batch, Client, Model, observe, stream
+from seepage.errors import InvalidInput
+from seepage.forms import Images
+from seepage.metrics.match import assign
+
+IMAGES = Images((3, 8, 8), classes=5)
+SEARCH = Invert(priors=(), optimiser=Adam(0.1), schedule="cosine", steps=400)
+SHARED = dataclasses.replace(SEARCH, priors=(BatchStats(0.01, source="inferred"),))
+
+
+def dense() -> nn.Module:
+    return nn.Sequential(nn.Flatten(), nn.Linear(192, 256), nn.Tanh(), nn.Linear(256, 5))
+
+
+def normalised() -> nn.Module:
+    return nn.Sequential(
+        *(nn.Conv2d(3, 6, 3, padding=1), nn.BatchNorm2d(6), nn.Tanh()),
+        *(nn.Conv2d(6, 6, 3, stride=2), nn.Sigmoid(), nn.Flatten(), nn.Linear(54, 5)),
+    )
+
+
+def setting(module: nn.Module, n: int) -> tuple[Model, Batch]:
+    torch.manual_seed(0)
+    for layer in module.modules():
+        if hasattr(layer, "reset_parameters"):
+            layer.reset_parameters()
+    batch = Batch(torch.rand(n, 3, 8, 8, generator=stream(3, "data")), torch.arange(n) % 5)
+    return Model.of(module, functional.cross_entropy, IMAGES), batch
+
+
+def decibels(found: Tensor, truth: Tensor) -> Tensor:
+    """Each truth's, by the best assignment."""
+    errors = (found[None] - truth[:, None]).double().square().flatten(2).mean(-1)
+    places = torch.as_tensor(assign(errors))
+    return -10 * errors[torch.arange(len(truth)), places].log10()
+
+
+CLIENTS: dict[str, tuple[Client, nn.Module, int, Attack, float]] = {
+    "momentum": (
+        FedAvg(epochs=2, batch_size=1, lr=0.1, momentum=0.9, shuffle=False), dense(), 2, SEARCH, 40
+    ),
+    "an order that nobody told": (
+        FedAvg(batch_size=1, lr=0.5), dense(), 2, Restarts(SEARCH, 4), 50
+    ),
+    "a secure sum": (SecureSum(FedSGD(), users=2), dense(), 4, SEARCH, 35),
+    "shared statistics of the batch": (FedSGD("train"), normalised(), 2, SHARED, 13),
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("name", CLIENTS)
+def test_what_a_device_did_is_searched_through(name: str) -> None:
+    client, module, n, attack, floor = CLIENTS[name]
+    model, batch = setting(module, n)
+    seen = observe(model, batch, client, stream(0, "client"), tell=("n", "y"))
+    answer = attack(seen, stream(0, "attack"))
+    assert float(decibels(answer.x, batch.x).min()) > floor
+
+
+@pytest.mark.parametrize("n", [8, 32])
+def test_batches_with_inferred_labels(n: int) -> None:
+    model, batch = setting(dense(), n)
+    seen = observe(model, batch, FedSGD(), stream(0, "client"))
+    answer = dataclasses.replace(SEARCH, steps=40)(seen, stream(0, "attack"))
+    assert labels.overlap(answer.y, batch.target) > 0.95
+    assert answer.x.shape == batch.x.shape
+    assert answer.trace["objective"][-1] < 0.8 * answer.trace["objective"][0]
+
+
+def test_sentences_are_searched_as_embeddings() -> None:
+    model, batch = encoder(1)
+    seen = observe(model, batch, FedSGD(), stream(0, "client"), tell=("n", "y"))
+    attack = Invert(L2(), (), optimiser=LBFGS(), schedule="constant", steps=20)
+    answer = Restarts(attack, 3)(seen, stream(1, "attack"))
+    assert torch.equal(answer.x, batch.x)
+    assert float(answer.residual[0]) < 1e-5
+    bare = dataclasses.replace(model, form=dataclasses.replace(model.form, classes=0))
+    with pytest.raises(InvalidInput, match="their own target"):
+        attack(dataclasses.replace(seen, model=bare), stream(0, "attack"))
