@@ -5,6 +5,7 @@ from typing import Any
 
 import pytest
 import torch
+from torch.nn import functional
 
 from seepage import (
     SVT,
@@ -13,11 +14,17 @@ from seepage import (
     Box,
     Client,
     Clip,
+    Coded,
     Dropout,
     FedAvg,
     FedSGD,
+    Images,
+    InstaHide,
     InvalidInput,
+    Invert,
     Likelihood,
+    MixUp,
+    Model,
     Noise,
     NormalPrior,
     Observation,
@@ -28,13 +35,16 @@ from seepage import (
     Signs,
     Soteria,
     Support,
+    Unmix,
     observe,
     stream,
     zoo,
 )
 from seepage.attacks.adaptive.attack import protocol, residual, ways
 from seepage.attacks.adaptive.realised import read_masks
+from seepage.attacks.coded import Read
 from seepage.attacks.matching.objectives import Sides
+from seepage.defenses.precode import precode
 
 
 def pair(seed: int = 0) -> tuple[list[torch.Tensor], list[torch.Tensor]]:
@@ -225,3 +235,59 @@ def test_a_mask_is_read_from_the_columns_of_zeros() -> None:
     share = float(masks["linear2.weight"][0].ne(0).double().mean())
     assert 0.3 < share < 0.7
     assert set(masks["linear2.weight"].unique().tolist()) == {0.0, 2.0}
+
+
+def distinct(n: int, seed: int) -> Batch:
+    """Digits of different classes."""
+    batch = zoo.digits(60, seed=seed).batch
+    y = [int(label) for label in batch.target]
+    return batch[torch.tensor([y.index(label) for label in list(dict.fromkeys(y))[:n]])]
+
+
+@pytest.mark.parametrize("defense", [MixUp, InstaHide])
+def test_mixtures_are_taken_apart_where_labels_differ(defense: Any) -> None:
+    batch, form = distinct(2, 1), zoo.digits(1).form
+    module = zoo.mlp(64, 48, 10, activation="tanh", seed=1)
+    model, client = Model.of(module, functional.cross_entropy, form), defense(FedSGD(), k=2)
+    seen = observe(model, batch, client, stream(1, "client"), tell=("n", "y"))
+    found = Adaptive(Invert(steps=20))(seen, stream(1, "attack"))
+    assert found.trace["way"] == "unmix"
+    assert float((found.x - batch.x).square().mean()) < 1e-8
+    # The mixtures alone are far from the examples.
+    mixed = found.trace["mixtures"].abs()
+    assert float((mixed - batch.x).square().mean()) > 1e-2
+
+
+def test_what_one_round_of_mixtures_does_not_tell_is_said() -> None:
+    batch, form = distinct(2, 0), zoo.digits(1).form
+    same = Batch(batch.x, torch.tensor([3, 3]))
+    model = Model.of(zoo.mlp(64, 8, 10, activation="tanh"), functional.cross_entropy, form)
+    seen = observe(model, same, MixUp(FedSGD()), stream(0, "client"), tell=("n", "y"))
+    assert "labels repeat" in Unmix()(seen, stream(0, "attack")).note
+    centred = Images((1, 8, 8), 10, mean=(0.5,), std=(0.5,))
+    model = Model.of(zoo.mlp(64, 8, 10, activation="tanh"), functional.cross_entropy, centred)
+    client = InstaHide(FedSGD(), k=2)
+    seen = observe(model, batch, client, stream(0, "client"), tell=("n", "y"))
+    assert "hides their signs" in Unmix()(seen, stream(0, "attack")).note
+    untold = dataclasses.replace(seen, y=None)
+    assert "no labels are told" in Unmix()(untold, stream(0, "attack")).note
+
+
+def test_a_bottleneck_is_read_before_its_noise() -> None:
+    sample = zoo.digits(1, seed=2)
+    module = zoo.mlp(64, 128, 64, 10, activation="tanh", bias=False, seed=2)
+    model = precode(sample.model(module), code=16)
+    seen = observe(model, sample.batch, FedSGD("train"), stream(2, "client"), tell=("n", "y"))
+    h = Read("linear3.encoder")(model, sample.batch, stream(0, "unused"))["h"]
+    encoder = "linear3.encoder"
+    told = seen.update[f"{encoder}.bias"] @ seen.update[f"{encoder}.weight"]
+    told = told / seen.update[f"{encoder}.bias"].square().sum()
+    torch.testing.assert_close(told, h, rtol=1e-4, atol=1e-5)
+    found = Adaptive()(seen, stream(2, "attack"))
+    assert found.trace["way"] == "encoder"
+    blind = Adaptive(only=("blind",))(seen, stream(2, "attack"))
+    error, other = ((a.x - sample.x).square().mean() for a in (found, blind))
+    assert float(error) < 1e-4 < float(other) / 10
+    assert Coded()(dataclasses.replace(seen, n=2), stream(0, "a")).note.startswith("not recovered")
+    with pytest.raises(InvalidInput, match="has none"):
+        Coded()(dataclasses.replace(seen, model=sample.model(module)), stream(0, "a"))

@@ -30,6 +30,7 @@ from seepage import (
     stream,
     tree,
 )
+from seepage.defenses.precode import precode
 from seepage.expr import read
 
 Setting = tuple[Model, Batch, Client]
@@ -60,6 +61,12 @@ def convolutional(n: int = 1, dtype: torch.dtype = torch.float32) -> Setting:
     return _setting(module, n, dtype)
 
 
+def coded(n: int = 1, dtype: torch.dtype = torch.float32) -> Setting:
+    """The smooth network behind a random bottleneck."""
+    model, batch, _ = smooth(n, dtype)
+    return precode(model, code=4), batch, FedSGD("train")
+
+
 def tokens(n: int = 1, dtype: torch.dtype = torch.float32) -> Setting:
     """A small encoder of sentences, whose words answers are made of."""
     return (*encoder(n, dtype), FedSGD())
@@ -78,6 +85,8 @@ def _setting(module: nn.Module, n: int, dtype: torch.dtype) -> Setting:
 PUBLIC = torch.randint(256, (500, 3, 4, 4), generator=stream(12, "public")) / 255
 ATTACKS: dict[str, tuple[Attack, Callable[..., Setting]]] = {
     "Adaptive": (attacks.Adaptive(attacks.Invert(steps=3)), smooth),
+    "Unmix": (attacks.Unmix(starts=1, steps=3, solves=1), smooth),
+    "Coded": (attacks.Coded(attacks.Invert(steps=3)), coded),
     "BiasRatio": (attacks.BiasRatio(), smooth),
     "BiasRatio of a classifier": (attacks.BiasRatio(), linear),
     "Invert": (attacks.Invert(steps=5), convolutional),
@@ -151,7 +160,7 @@ def answered(attack: Attack, setting: Setting, spoil: bool = False) -> dict[str,
     batch = Batch(batch.x.clone(), None if batch.y is None else batch.y.clone())
     craft = getattr(attack, "craft", None)
     model = model if craft is None else craft(model, stream(5, "craft"))
-    told = ("n", "y") if isinstance(attack, attacks.Lamp) else ("n",)
+    told = ("n", "y") if isinstance(attack, attacks.Lamp | attacks.Unmix) else ("n",)
     seen = observe(model, batch, client, stream(5, "client"), tell=told)
     before = fingerprint(seen)
     if spoil:

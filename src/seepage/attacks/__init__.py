@@ -2,6 +2,7 @@
 
 from seepage.attacks.adaptive import Adaptive, Box, Likelihood, NormalPrior, Signs, Support
 from seepage.attacks.bias_ratio import BiasRatio
+from seepage.attacks.coded import Coded
 from seepage.attacks.imprint.counted import Counted
 from seepage.attacks.imprint.imprint import Imprint
 from seepage.attacks.imprint.one_shot import OneShot
@@ -40,6 +41,7 @@ from seepage.attacks.matching import (
     see_through,
     tag,
 )
+from seepage.attacks.mixtures import Unmix
 from seepage.attacks.moments import Moments
 from seepage.attacks.rgap import RGap
 from seepage.attacks.span import Span
@@ -68,6 +70,7 @@ __all__ = [
     "Box",
     "Chance",
     "ClassMean",
+    "Coded",
     "Cosine",
     "Counted",
     "Counts",
@@ -111,6 +114,7 @@ __all__ = [
     "Told",
     "Trap",
     "Uniform",
+    "Unmix",
     "Yin",
     "dlg",
     "idlg",

@@ -149,6 +149,8 @@ ATTACKS = {
     "TokenSpan": "Tests for each word whether it lies in the span of the attention's gradient.",
     "Pooler": "Sends a model with a widened pooler, and reads sentences' states from it.",
     "Adaptive": "Tries every way that is known of attacking through this defense.",
+    "Unmix": "Solves for mixtures and for the shares in which they were mixed, and undoes them.",
+    "Coded": "Reads what a random bottleneck encodes, and searches for the input that gives it.",
     "EitherMode": "Searches in train and in eval mode, and keeps the one that explains the update.",
     "Lamp": "Searches for sentences whose update matches, helped by a language model.",
     # The parts of a search.

@@ -11,12 +11,15 @@ from torch import Generator, Tensor
 from seepage import tree
 from seepage.attacks.adaptive.objectives import Box, Likelihood, Signs, Support
 from seepage.attacks.adaptive.realised import Thinned, read_masks
+from seepage.attacks.coded import Coded, bottleneck
 from seepage.attacks.matching.invert import Invert
 from seepage.attacks.matching.objectives import Cosine, Objective
 from seepage.attacks.matching.optimisers import Adam
 from seepage.attacks.matching.simulator import Simulator
 from seepage.attacks.matching.starts import Gray
-from seepage.core import Client, Observation, Reconstruction, noiseless
+from seepage.attacks.mixtures import Unmix
+from seepage.clients import FedSGD
+from seepage.core import Attack, Client, Observation, Reconstruction, noiseless
 from seepage.errors import Failed
 from seepage.values import value
 
@@ -26,11 +29,12 @@ _SEARCH = Invert(priors=(), start=Gray(), optimiser=Adam(lr=0.4), schedule="cosi
 
 @dataclass(frozen=True)
 class Way:
-    """A mechanism: the client to simulate and the misfit to lower."""
+    """A mechanism: the client to simulate and the misfit to lower, or an attack of its own."""
 
     name: str
     client: Client
-    objective: Objective
+    objective: Objective = Cosine()  # noqa: RUF009 (a frozen value)
+    attack: Attack | None = None
 
 
 @value
@@ -39,9 +43,10 @@ class Adaptive:
 
     Ways: "blind" (the defense ignored), "simulate" (its deterministic part), "box" (its cell),
     "support" (cosine where the update is not zero), "signs", "realised" (a dropout mask read off
-    the update), "omit" (a layer left out), "likelihood" (noise, with the priors of `inner`). No
-    way wins everywhere. The residual is the distance of the candidate's inner update from the
-    cell of what was seen, over its length: all ways are judged alike.
+    the update), "omit" (a layer left out), "likelihood" (noise, with the priors of `inner`),
+    "unmix" (`Unmix`, where labels are told), "encoder" (`Coded`). No way wins everywhere. The
+    residual is the distance of the candidate's inner update from the cell of what was seen, over
+    its length: all ways are judged alike, but for attacks of their own, which bring theirs.
 
     >>> from seepage import zoo
     >>> from seepage.clients import FedSGD
@@ -59,18 +64,23 @@ class Adaptive:
         found: list[tuple[float, Way, Reconstruction]] = []
         failure: Failed | None = None
         for way in self._ways(seen):
-            own = Generator().manual_seed(int(torch.randint(2**62, (), generator=rng)))
+            drawn = Generator().manual_seed(int(torch.randint(2**62, (), generator=rng)))
             try:
-                answer = self._tried(way, seen, own)
+                answer = self._tried(way, seen, drawn)
             except Failed as error:
                 failure = error
                 continue
-            found.append((residual(seen, answer), way, answer))
+            if len(answer):
+                own = way.attack is not None
+                level = float(answer.residual.max()) if own else residual(seen, answer)
+                found.append((level, way, answer))
         if not found:
             raise failure or Failed(f"none of the ways {self.only} applies to {seen.client!r}.")
         return _best(found)
 
     def _tried(self, way: Way, seen: Observation, rng: Generator) -> Reconstruction:
+        if way.attack is not None:
+            return way.attack(seen, rng)
         attack = dataclasses.replace(self.inner, objective=way.objective)
         return attack(dataclasses.replace(seen, client=way.client), rng)
 
@@ -83,7 +93,8 @@ def ways(seen: Observation) -> Iterator[Way]:
     outer: Any = seen.client
     inner: Client = noiseless(getattr(outer, "inner", outer))
     kind = type(outer).__name__
-    yield Way("blind", protocol(outer), Cosine())
+    yield Way("blind", protocol(outer))
+    yield from _coded(seen)
     if inner is outer:
         return
     units = kind == "Dropout" and outer.at == "units"
@@ -101,8 +112,22 @@ def ways(seen: Observation) -> Iterator[Way]:
         yield Way("support", inner, Support())
     if kind == "Sign":
         yield Way("signs", inner, Signs())
+    if kind in ("MixUp", "InstaHide") and seen.y is not None and seen.n != 1:
+        yield Way("unmix", outer, attack=Unmix())
     if kind == "Noise" and not outer.relative and outer.kind != "optimal":
         yield Way("likelihood", inner, Likelihood(outer.std, outer.kind))
+
+
+def _coded(seen: Observation) -> Iterator[Way]:
+    """Around a bottleneck in the model: its layers left out, and what it encodes read."""
+    encoder = bottleneck(seen.model)
+    if encoder is None:
+        return
+    plain, stem = protocol(seen.client), encoder.removesuffix("encoder")
+    mean = FedSGD() if isinstance(plain, FedSGD) else plain
+    yield Way("omit", mean, Cosine(weights={f"{stem}*": 0.0}))
+    if seen.n == 1 and all(f"{encoder}.{part}" in seen.update for part in ("weight", "bias")):
+        yield Way("encoder", plain, attack=Coded())
 
 
 def protocol(client: Any) -> Client:
