@@ -4,9 +4,11 @@ from collections.abc import Callable
 from dataclasses import dataclass, replace
 from typing import Any
 
+import torch
 from torch import Tensor
 
 from seepage import Attack, Client, FedAvg, FedSGD, Trial, attacks, clients, defenses, zoo
+from seepage.defenses.precode import precode
 
 
 @dataclass(frozen=True)
@@ -44,6 +46,23 @@ def _search(attack: Attack, n: int = 1, client: Client | None = None) -> Trial:
     return Trial(model, sample.batch, client or FedSGD(), attack)
 
 
+def _coded() -> Trial:
+    """The smooth network with a bottleneck, in train mode."""
+    sample = zoo.digits(1)
+    network = zoo.mlp(64, 128, 64, 10, activation="tanh", bias=False, seed=0)
+    model = precode(sample.model(network), code=32)
+    return Trial(model, sample.batch, FedSGD("train"), attacks.Coded())
+
+
+def _mixed() -> Trial:
+    """Two digits of different classes, of which `InstaHide` makes mixtures."""
+    sample = zoo.digits(9, seed=1)
+    other = next(i for i, label in enumerate(sample.y.tolist()) if label != int(sample.y[0]))
+    model = sample.model(zoo.mlp(64, 48, 10, activation="tanh", seed=0))
+    batch, client = sample.batch[torch.tensor([0, other])], defenses.InstaHide(FedSGD(), k=2)
+    return Trial(model, batch, client, attacks.Unmix(starts=1), tell=("n", "y"))
+
+
 def _deep(attack: Attack) -> Trial:
     sample = zoo.photos(1, 32).signed()
     model = sample.model(zoo.cnn6(seed=0), zoo.logistic_loss)
@@ -75,6 +94,10 @@ ATTACKS: dict[str, Callable[[], Scene]] = {
         _search(attacks.Adaptive(_INVERT), client=defenses.Prune(FedSGD(), ratio=0.9)),
     ),
     "BiasRatio": lambda: Scene(_FOUR, _photos(attacks.BiasRatio(), 4, 256)),
+    "Coded": lambda: Scene(
+        "One digit; a random bottleneck before the last layer of a network without biases.",
+        _coded(),
+    ),
     "Counted": lambda: Scene(
         _CONV, _crafted(attacks.Counted(bins=128, directions=2, public=_public()), 16)
     ),
@@ -115,6 +138,10 @@ ATTACKS: dict[str, Callable[[], Scene]] = {
     ),
     "TokenSpan": lambda: Scene(
         "Two sentences and MiniLM with a fresh head.", _text(attacks.TokenSpan(), 2)
+    ),
+    "Unmix": lambda: Scene(
+        "Two digits of different classes, mixed and with their signs flipped; labels are told.",
+        _mixed(),
     ),
     "Trap": lambda: Scene(_CONV, _crafted(attacks.Trap(n=16, rows=256, public=_public()), 16)),
 }
