@@ -92,6 +92,17 @@ def test_a_search_has_a_course_and_a_strip_of_its_pictures(tmp_path: Path) -> No
     assert re.findall(r"Image \d at (\d+) % of the search", text) == ["25", "50", "75", "100"]
 
 
+def test_the_scorers_decibels_stand_beside_the_pictures_on_the_way(tmp_path: Path) -> None:
+    frames = {"trace/frames": torch.rand(3, 3, 3, 64, 64)}
+    row = made.traced(tmp_path, made.COURSE, frames, matched=[2, 1, 0])
+    text = page(tmp_path, row | {"frames_psnr": [[9.0, 14.0, 19.0]] * 3})
+    assert "known to the scorer alone: the answer&#39;s PSNR, 9.0 dB" in text
+    assert '<polyline class="near" points="106.7,84.0 213.3,44.0 320.0,4.0"/>' in text
+    assert re.findall(r"<span>(\d+ %, [\d.]+ dB)</span>", text)[1] == "67 %, 14.0 dB"
+    for broken in ("much", [[None, "x"]], [[float("inf"), 1.0]], [3]):
+        assert 'class="near"' not in page(tmp_path, row | {"frames_psnr": broken})
+
+
 def test_a_certificate_is_said_whether_it_holds_or_not(tmp_path: Path) -> None:
     text = page(tmp_path, made.traced(tmp_path, made.CERTIFICATE, {}, attack="Span()"))
     assert "leaves 4e-7 of the equations unexplained, and 2e-6 is allowed: it holds." in text

@@ -13,7 +13,7 @@ import pytest
 import torch
 from torch import Generator, nn
 
-from seepage import files
+from seepage import attacks, files
 from seepage.clients import FedAvg, FedSGD
 from seepage.core import Batch, Model, Observation, Reconstruction
 from seepage.defenses import DPSGD, Noise
@@ -107,6 +107,13 @@ def test_a_row_says_everything() -> None:
     assert run(make(public=torch.rand(4, 1, 4, 4)))["identified"] in (
         [a, b] for a in (False, True) for b in (False, True)
     )
+
+
+def test_the_scorer_notes_how_near_the_pictures_on_the_way_were() -> None:
+    row = run(make(attack=attacks.Invert(steps=16)))
+    assert [len(course) for course in row["frames_psnr"]] == [8, 8]
+    last = [course[-1] for course in row["frames_psnr"]]
+    assert last == pytest.approx(row["scores"]["psnr"], abs=0.1)
 
 
 def test_the_same_trial_gives_the_same_row_and_another_seed_another() -> None:

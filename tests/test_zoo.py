@@ -12,6 +12,7 @@ from torch.nn import functional
 from seepage import zoo
 from seepage.core import Batch, Model
 from seepage.errors import InvalidInput
+from seepage.zoo.generators import trained_generator
 
 IMAGE = (3, 32, 32)
 NETWORKS: dict[str, tuple[Callable[..., nn.Module], tuple[int, ...], int, int]] = {
@@ -179,3 +180,20 @@ def test_public_names_exist_and_are_documented() -> None:
     for name in zoo.__all__:
         assert getattr(zoo, name).__doc__
     assert len(set(zoo.__all__)) == len(zoo.__all__)
+
+
+def test_the_bundled_generator_makes_pictures_near_photographs() -> None:
+    network = zoo.generator()
+    z = torch.zeros(8, 96, requires_grad=True)
+    x, solver = zoo.photos(8, 32, seed=9).x, torch.optim.Adam([z], 0.1)
+    for _ in range(40):
+        error = (network(z) - x).square().flatten(1).mean(1)
+        solver.zero_grad()
+        error.sum().backward()
+        solver.step()
+    flat = (x - x.mean((2, 3), keepdim=True)).square().flatten(1).mean(1)
+    assert float((error.detach() / flat).mean()) < 0.6
+    made = trained_generator(steps=2, crops=4)
+    assert [p.shape for p in made.parameters()] == [p.shape for p in network.parameters()]
+    with torch.no_grad():
+        assert 0 < float(made(z).min()) < float(made(z).max()) < 1

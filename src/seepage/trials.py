@@ -17,8 +17,9 @@ from seepage import tree
 from seepage.core import Attack, Batch, Client, Model, Reconstruction, Told, observe, stream
 from seepage.errors import Failed
 from seepage.executors import Executor, Serial
-from seepage.forms import form_to
+from seepage.forms import Images, form_to
 from seepage.metrics import score
+from seepage.metrics.image import psnr
 from seepage.prints import Prints, of_batch, of_model
 from seepage.store import Row, Store, plain
 from seepage.sweeping import Progress, Step, failed, resumed
@@ -156,7 +157,7 @@ def _scored(trial: Trial, answer: Reconstruction) -> tuple[Row, dict[str, Tensor
     chosen, shown = _shown(matched, len(x))
     tensors, numbers = _traced(answer.trace)
     residuals = answer.residual.tolist()
-    row = {
+    row: Row = {
         "scores": scores.scores,
         "recovered": scores.recovered,
         "labels": scores.labels,
@@ -171,8 +172,25 @@ def _scored(trial: Trial, answer: Reconstruction) -> tuple[Row, dict[str, Tensor
     }
     if scores.identified is not None:
         row["identified"] = scores.identified
+    if "trace/frames" in tensors:
+        row["frames_psnr"] = _on_the_way(trial, tensors["trace/frames"], matched)
     pictures = _pictures(trial.batch, x[chosen], None if y is None else y[chosen])
     return row, pictures | {name: _own(tensor) for name, tensor in tensors.items()}
+
+
+def _on_the_way(trial: Trial, frames: Tensor, matched: list[int | None]) -> list[list[float]]:
+    """How near the answer for each original was at each picture of a search: only scorers know."""
+    form, truth = trial.model.form, trial.batch.x
+    places = [index for index in matched if index is not None]
+    fits = isinstance(form, Images) and tuple(frames.shape[2:]) == form.shape
+    if not isinstance(form, Images) or not fits or frames.shape[1] <= max(places, default=0):
+        return []
+    places = [0 if index is None else index for index in matched[:_SHOWN]]
+    pairs = zip(places, truth, strict=False)
+    return [
+        psnr(form.show(frames[:, i]), form.show(x).expand(len(frames), *form.shape)).tolist()
+        for i, x in pairs
+    ]
 
 
 def _limits(trial: Trial, scores: score.Scores, candidates: int) -> list[Row]:

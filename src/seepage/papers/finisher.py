@@ -20,7 +20,7 @@ NEAR = Invert(
 
 def reproduce(quick: bool, folder: Path | None) -> Iterator[Claim]:
     """Crop after crop: 16x16 and two of them in the quick form, else 32x32 and five."""
-    size, crops, seconds = (16, 2, 1.5) if quick else (32, 5, 20.0)
+    size, crops, seconds = (16, 2, 1.5) if quick else (32, 5, 12.0)
     near = dataclasses.replace(NEAR, seconds=seconds)
     exact = 0
     for seed in range(crops):

@@ -17,11 +17,11 @@ from seepage.papers.rounds import Outcome, Setting, played, strip
 
 
 def reproduce(quick: bool, folder: Path | None) -> Iterator[Claim]:
-    """Each preset on a sigmoid LeNet and on a BatchNorm ConvNet, one crop or five."""
-    size, crops, share = (16, 1, 0.005) if quick else (32, 5, 0.05)
+    """Each preset on a sigmoid LeNet and on a BatchNorm ConvNet, one crop or three."""
+    size, crops, share = (16, 1, 0.005) if quick else (32, 3, 0.0125)
     networks: dict[str, Callable[[int], nn.Module]] = {
         "LeNet": lambda seed: zoo.lenet(8, (3, size, size), seed=seed),
-        "ConvNet": lambda seed: zoo.convnet(4 if quick else 16, 8, (3, size, size), seed=seed),
+        "ConvNet": lambda seed: zoo.convnet(4 if quick else 8, 8, (3, size, size), seed=seed),
     }
     for where, make in networks.items():
         for name, attack in presets(share, where).items():

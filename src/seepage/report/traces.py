@@ -15,8 +15,7 @@ from seepage.report.pictures import Picture
 from seepage.report.results import Result
 
 FRAMES, TWINS, LAYERS, BINS, POINTS = 8, 4, 24, 512, 100
-SIDE = 96
-"""Pictures on the way to an answer are no larger than this."""
+SIDE = 96  # pictures on the way to an answer are no larger
 _WIDTH, _HEIGHT = 320.0, 88.0
 
 
@@ -54,6 +53,7 @@ class Course:
 
     points: str
     about: str
+    nearness: str = ""  # the decibels on the way, which only a scorer knows
 
 
 @dataclass(frozen=True)
@@ -93,7 +93,8 @@ def trace(
     noted = _mapping(result.row.get("trace"))
     layers, hidden = _layers(noted)
     bins, read = _bins(noted)
-    course, side = _course(noted), min(side, SIDE)
+    known = _known(result, first)
+    course, side = _course(noted, known), min(side, SIDE)
     return Trace(
         layers=layers,
         hidden=hidden,
@@ -101,7 +102,7 @@ def trace(
         bins=bins,
         read=read,
         course=course,
-        strip=_strip(result, form, path, first, side) if pictured and course else (),
+        strip=_strip(result, form, path, first, side, known) if pictured and course else (),
         strip_of=first + 1,
         certificate=_certificate(noted),
         sources=_sources(result, noted) if bins else (),
@@ -170,7 +171,27 @@ def _sources(result: Result, noted: Mapping[str, Any]) -> tuple[str, ...]:
     )
 
 
-def _course(noted: Mapping[str, Any]) -> Course | None:
+def _known(result: Result, first: int) -> list[float]:
+    """The decibels of the answer for one original at each picture of a search, or nothing."""
+    rows = _list(result.row.get("frames_psnr"))[first : first + 1]
+    row = [_number(v) for row in rows for v in _list(row)][:FRAMES]
+    return row if all(math.isfinite(v) for v in row) else []
+
+
+def _nearness(known: Sequence[float]) -> tuple[str, str]:
+    """The decibels as a line over the search, and in words."""
+    if len(known) < 2:
+        return "", ""
+    low, spread = min(known), max(known) - min(known) or 1.0
+    drawn = " ".join(
+        f"{_WIDTH * (i + 1) / len(known):.1f},{4 + (_HEIGHT - 8) * (1 - (v - low) / spread):.1f}"
+        for i, v in enumerate(known)
+    )
+    ends = f"{known[0]:.1f} dB at the first picture, {known[-1]:.1f} at the last"
+    return drawn, f" Dashed, and known to the scorer alone: the answer's PSNR, {ends}."
+
+
+def _course(noted: Mapping[str, Any], known: Sequence[float]) -> Course | None:
     """The misfit as a line, on a logarithmic scale where it has one."""
     values = [_number(v) for v in _list(noted.get("objective"))][:POINTS]
     done = [_number(d) for d in _list(noted.get("done"))][:POINTS]
@@ -193,10 +214,13 @@ def _course(noted: Mapping[str, Any]) -> Course | None:
         f"start, {words.small(lowest)} at its lowest, {words.small(points[-1][1])} at the end"
         f"{' (logarithmic)' if logarithmic else ''}."
     )
-    return Course(drawn, about)
+    nearness, told = _nearness(known)
+    return Course(drawn, about + told, nearness)
 
 
-def _strip(result: Result, form: Form, path: Path, first: int, side: int) -> tuple[Frame, ...]:
+def _strip(
+    result: Result, form: Form, path: Path, first: int, side: int, known: Sequence[float]
+) -> tuple[Frame, ...]:
     """What the search held at several times, of the candidate for one original."""
     if not isinstance(form, Images):
         return ()
@@ -204,15 +228,18 @@ def _strip(result: Result, form: Form, path: Path, first: int, side: int) -> tup
     at = matched[first] if first < len(matched) else first
     found = _tensor(path, "trace/frames", FRAMES)
     usable = found is not None and found.ndim == 1 + 1 + len(form.shape)
-    if not usable or found is None or tuple(found.shape[2:]) != form.shape:
-        return ()
-    if found.shape[1] == 0:
+    if (
+        not usable
+        or found is None
+        or tuple(found.shape[1:]) != (max(len(found[0]), 1), *form.shape)
+    ):
         return ()
     place = at if type(at) is int and 0 <= at < found.shape[1] else 0
-    shares = (f"{100 * (i + 1) / len(found):.0f} %" for i in range(len(found)))
+    shares = [f"{100 * (i + 1) / len(found):.0f} %" for i in range(len(found))]
+    told = [f", {v:.1f} dB" for v in known] if len(known) == len(found) else [""] * len(found)
     return tuple(
-        Frame(pictures.picture(form, x[place], side), share)
-        for x, share in zip(found, shares, strict=True)
+        Frame(pictures.picture(form, x[place], side), share + near)
+        for x, share, near in zip(found, shares, told, strict=True)
     )
 
 

@@ -1,6 +1,7 @@
 """Small reference networks, losses, and bundled data: what examples, tests and papers share."""
 
 from seepage.zoo.data import digits, example, faces, photos
+from seepage.zoo.generators import generator
 from seepage.zoo.language import reviews, sentences, texts
 from seepage.zoo.losses import logistic_loss, squared_loss
 from seepage.zoo.models import (
@@ -30,6 +31,7 @@ __all__ = [
     "example",
     "faces",
     "fcn3",
+    "generator",
     "lenet",
     "lenet_leaky",
     "linear",
