@@ -87,6 +87,14 @@ def test_what_a_record_moves_is_the_smallest_clipping_in_reach_of_the_noise() ->
     assert noise(DPSGD(1.0, 0.0)) is None
 
 
+def test_sampling_lowers_the_ceiling() -> None:
+    public = PRIOR.sample(60, stream(5, "public"))
+    about = network(nn.ReLU()), DPSGD(1.0, 1.0, rate=0.1), 1, torch.zeros(1).long(), public
+    found = {one.of: one.bound.value for one in ceilings(Release(*about))}
+    assert found["naming"] == pytest.approx(bounds.rero(0.01, 1.0, 1, 0.1).value)
+    assert found["naming"] < 0.5 * bounds.rero(0.01, 1.0).value
+
+
 def test_the_scorers_choice_costs_nats_and_local_epochs_cost_rounds() -> None:
     def limit(client: Client, **more: Any) -> float:
         public = PRIOR.sample(60, stream(5, "public"))

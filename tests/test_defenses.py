@@ -26,6 +26,7 @@ from seepage import (
     noiseless,
     stream,
     tree,
+    zoo,
 )
 from seepage.core import Batch, Model
 from seepage.defenses.local_dp import local_dp
@@ -486,3 +487,19 @@ def test_local_privacy_is_clipping_and_the_classical_noise() -> None:
     made = local_dp(FedSGD(), 3.0, 3.0, 1.0, 1e-5)
     assert made.inner == Clip(FedSGD(), 3.0)
     assert made.std == pytest.approx(3 * 4.8448, rel=1e-4)
+
+
+def test_poisson_sampling_shares_noise_alone_where_it_draws_no_example() -> None:
+    model, batch = zoo.example()
+    empty = DPSGD(norm=2.0, multiplier=0.5, expected=4.0, rate=1e-9)
+    update = torch.cat([empty(model, batch, stream(s, "c"))["weight"] for s in range(400)])
+    assert float(update.mean()) == pytest.approx(0, abs=0.02)
+    assert float(update.std()) == pytest.approx(2.0 * 0.5 / 4.0, rel=0.05)
+    # Without noise the mean over rounds is that of the whole batch.
+    four = Batch(batch.x.repeat(4, 1) * torch.arange(1.0, 5.0)[:, None], batch.y.repeat(4))
+    half = DPSGD(norm=0.1, multiplier=0.0, rate=0.5)
+    rounds = [half(model, four, stream(s, "c"))["bias"] for s in range(600)]
+    whole = DPSGD(norm=0.1, multiplier=0.0)(model, four, stream(0, "c"))["bias"]
+    torch.testing.assert_close(torch.stack(rounds).mean(0), whole, rtol=0.1, atol=1e-3)
+    with pytest.raises(InvalidInput, match=r"DPSGD\.rate=0"):
+        DPSGD(1.0, 1.0, rate=0.0)

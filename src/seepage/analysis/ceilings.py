@@ -69,6 +69,7 @@ class Noisy:
     shift: float | None = None
     alone: bool = True
     hindrance: str = ""
+    rate: float = 1.0
 
 
 def ceilings(release: Release) -> list[Ceiling]:
@@ -114,7 +115,9 @@ def noise(client: Client) -> Noisy | None:
     seen, name = client, type(client).__name__
     made: Any = seen
     if name == "DPSGD":
-        return Noisy(made, 1, 1 / made.multiplier) if made.multiplier > 0 else None
+        if made.multiplier == 0:
+            return None
+        return Noisy(made, 1, 1 / made.multiplier, made.rate is None, rate=made.rate or 1.0)
     if name == "Noise" and made.std > 0:
         return _added(made)
     inner = getattr(made, "inner", None)
@@ -123,9 +126,10 @@ def noise(client: Client) -> Noisy | None:
         return found
     if name == "FedAvg":
         # Every epoch shows each record once more, to noise that is new.
-        return Noisy(found.layer, found.rounds * made.epochs, found.shift, alone=False)
+        rounds = found.rounds * made.epochs
+        return Noisy(found.layer, rounds, found.shift, alone=False, rate=found.rate)
     if name == "SecureSum":
-        return Noisy(found.layer, found.rounds, found.shift, alone=False)
+        return Noisy(found.layer, found.rounds, found.shift, alone=False, rate=found.rate)
     return Noisy(found.layer, alone=False, hindrance=f"{name} outside the noise looks at the data")
 
 
@@ -153,19 +157,19 @@ def _private(release: Release, noisy: Noisy, plain: Bound) -> list[Ceiling]:
     """Those of Gaussian noise that hides a record, on any network; `plain` where it is lower."""
     assert noisy.shift is not None
     z, public = 1 / noisy.shift, release.public
-    named = rero(1 / _NAMED, z, noisy.rounds)
+    named = rero(1 / _NAMED, z, noisy.rounds, noisy.rate)
     found = [Ceiling("naming", named)]
     if public is None or not isinstance(release.model.form, Images) or len(public) < 2:
         return found
     form = release.model.form
     chance = min(release.candidates * _chance(public, form), 1 - 1e-12)
-    gamma = rero(max(chance, 1e-300), z, noisy.rounds)
+    gamma = rero(max(chance, 1e-300), z, noisy.rounds, noisy.rate)
     like = f"private images are like the {len(public)} public ones"
     why = (gamma.assumptions[0], f"a blind answer is right with chance {chance:.2g}", like)
     limit = Bound(release.n * gamma.value, f"of {release.n}", "estimated", why)
     # Which candidate stands for a record is chosen by the scorer, who knows the record.
     chosen = math.log(release.candidates + (release.candidates < release.n))
-    error = private_records(_spectrum(public, form), z, noisy.rounds, spare=chosen).psnr()
+    error = private_records(_spectrum(public, form), z, noisy.rounds, noisy.rate, chosen).psnr()
     lower = error if plain.label == "none" else min(plain, error, key=lambda bound: bound.value)
     return [*found, Ceiling("records", limit), Ceiling("pixels", lower)]
 

@@ -21,7 +21,6 @@ from seepage.store import plain
 
 FALSE = 1
 READINGS = {1: "one record added or removed", 2: "one record replaced"}
-_LARGEST = 4096  # values of a public example: its covariance is held
 
 
 @dataclass(frozen=True)
@@ -171,7 +170,9 @@ def _thing(setting: Setting) -> Any:
 
 
 def _declared(setting: Setting, rounds: Rounds) -> dict[str, Any]:
-    declared = {"delta": rounds.delta, "rounds": rounds.steps, "rate": rounds.rate}
+    declared = {"delta": rounds.delta, "rounds": rounds.steps}
+    if rounds.rate != 1:  # otherwise a client's own
+        declared["rate"] = rounds.rate
     return declared if setting.epsilon is None else declared | {"epsilon": setting.epsilon}
 
 
@@ -188,7 +189,7 @@ def _mechanism(given: Any, declared: dict[str, Any]) -> dp.Mechanism | None:
         )
     if not std or clip is None:
         return None
-    return dp.Mechanism(clip=clip, std=std, **fields, **declared)
+    return dp.Mechanism(clip=clip, std=std, **fields | declared)
 
 
 def _of_client(client: Any) -> dict[str, float]:
@@ -198,6 +199,7 @@ def _of_client(client: Any) -> dict[str, float]:
         name = type(client).__name__
         if name == "DPSGD":
             found = {"multiplier": client.multiplier, "clip": client.norm}
+            found |= {} if client.rate is None else {"rate": client.rate}
         elif name == "Noise" and client.kind == "gauss" and not client.relative:
             found = {"std": client.std}
         elif name == "Clip" and "std" in found:
@@ -207,7 +209,7 @@ def _of_client(client: Any) -> dict[str, float]:
 
 
 def _ceilings(
-    made: dp.Mechanism, chance: float, prior: bounds.Gaussian | None
+    made: dp.Mechanism, chance: float, prior: bounds.Spectrum | None
 ) -> Iterator[bounds.Bound]:
     """What no attacker can exceed with this noise."""
     assert made.clip is not None
@@ -217,7 +219,7 @@ def _ceilings(
         yield bounds.private_records(prior, *how).psnr()
 
 
-def _needs(rounds: Rounds, wanted: Wanted, prior: bounds.Gaussian | None) -> Iterator[Need]:
+def _needs(rounds: Rounds, wanted: Wanted, prior: bounds.Spectrum | None) -> Iterator[Need]:
     steps, rate = rounds.steps, rounds.rate
     if wanted.epsilon is not None:
         positive("--want-epsilon", wanted.epsilon)
@@ -251,17 +253,11 @@ def _hiding(success: float, chance: float, steps: int, rate: float) -> float:
     )
 
 
-def _prior(text: str) -> bounds.Gaussian:
+def _prior(text: str) -> bounds.Spectrum:
     public = loading.examples(text)
-    values = public[0].numel()
     if not public.is_floating_point() or not 0 <= float(public.min()) <= float(public.max()) <= 1:
         raise InvalidInput(f"{text} must give values in [0, 1], as pictures have them.")
-    if values > _LARGEST:
-        raise InvalidInput(
-            f"{text} gives examples of {values:,} values, and a prior holds their covariance. "
-            f"Give smaller ones, of at most {_LARGEST:,} values, such as crops."
-        )
-    return bounds.Gaussian.fit(public)
+    return bounds.Spectrum.fit(public)
 
 
 def _show(outcome: Outcome) -> None:

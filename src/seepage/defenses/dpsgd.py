@@ -22,9 +22,10 @@ _ENTRIES = 2**25  # of per-example gradients held at once
 class DPSGD:
     """u = (sum_i g_i min(1, C / (|g_i| + 1e-6)) + z C xi) / B, each g_i one example's gradient.
 
-    Abadi et al. 2016, arXiv 1607.00133. `norm` is C, `multiplier` z; B is the expected batch size,
-    where examples are sampled independently, or the size of this batch. What it proves depends on
-    how batches are sampled and on the number of rounds: see `guard.dp`.
+    Abadi et al. 2016, arXiv 1607.00133. `norm` is C, `multiplier` z. With `rate` each example is in
+    the round by that chance, independently of the others (Poisson sampling); a round without any is
+    noise alone. B is `expected`, or the batch size times the rate. What it proves depends on how
+    batches are sampled and on the number of rounds: see `guard.dp`.
 
     >>> from seepage import zoo
     >>> model, batch = zoo.example()
@@ -36,22 +37,35 @@ class DPSGD:
     norm: float
     multiplier: float
     expected: float | None = None
+    rate: float | None = None
 
     def __post_init__(self) -> None:
         positive("DPSGD.norm", self.norm)
         at_least("DPSGD.multiplier", self.multiplier, 0)
         if self.expected is not None:
             positive("DPSGD.expected", self.expected)
+        if self.rate is not None and not 0 < self.rate <= 1:
+            raise InvalidInput(f"DPSGD.rate={self.rate} is no chance: use 0 < rate <= 1.")
 
     def __call__(self, model: Model, batch: Batch, rng: Generator) -> Tensors:
         _refuse_batch_norm(model.module)
-        chunks = _examples(model, batch)
-        total = tree.total(_clipped_sum(chunk, self.norm) for chunk in chunks)
-        size, spread = self.expected or len(batch), self.multiplier * self.norm
+        chosen = batch if self.rate is None else _sampled(batch, self.rate, rng)
+        total = tree.mapped(torch.zeros_like, model.params)
+        if chosen is not None:
+            chunks = _examples(model, chosen)
+            total = tree.total(_clipped_sum(chunk, self.norm) for chunk in chunks)
+        size = self.expected or len(batch) * (self.rate or 1)
+        spread = self.multiplier * self.norm
         return tree.mapped(lambda u: (u + spread * normal(u, rng)) / size, total)
 
     def noiseless(self) -> Client:
         return DPSGD(self.norm, 0.0, self.expected)
+
+
+def _sampled(batch: Batch, rate: float, rng: Generator) -> Batch | None:
+    """The examples that are in this round; None where there are none, which no batch can hold."""
+    places = (torch.rand(len(batch), generator=rng) < rate).nonzero().flatten()
+    return batch[places.to(batch.x.device)] if len(places) else None
 
 
 def _examples(model: Model, batch: Batch) -> Iterator[Tensors]:

@@ -226,7 +226,7 @@ def _mechanism(thing: Any, layers: list[Any], extra: Mapping[str, float]) -> Mec
 def _of_client(layers: list[Any]) -> dict[str, float]:
     for i, layer in enumerate(layers):
         if type(layer).__name__ == "DPSGD":
-            return {"multiplier": layer.multiplier, "clip": layer.norm}
+            return {"multiplier": layer.multiplier, "clip": layer.norm, "rate": layer.rate or 1.0}
         if type(layer).__name__ == "Noise":
             clips = [inner.norm for inner in layers[:i] if type(inner).__name__ == "Clip"]
             return {"std": layer.std, "clip": min(clips)}

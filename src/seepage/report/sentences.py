@@ -46,9 +46,11 @@ def _only(s: Settings) -> str:
 
 
 def _dpsgd(s: Settings) -> str:
+    rate = s.get("rate", "None")
+    drawn = "" if rate == "None" else f"It draws each example with a chance of {rate}. "
     return (
-        f"It clips the gradient of every example to length {s.get('norm')} and adds Gaussian noise "
-        f"of {s.get('multiplier')} times that length to their sum (DP-SGD)."
+        f"{drawn}It clips the gradient of every example to length {s.get('norm')} and adds "
+        f"Gaussian noise of {s.get('multiplier')} times that length to their sum (DP-SGD)."
     )
 
 
