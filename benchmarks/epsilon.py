@@ -44,7 +44,8 @@ def setting(epsilon: float, seed: int) -> tuple[Any, float]:
 
     data, test = zoo.digits(800, seed=seed), zoo.digits(400, split="public", seed=seed)
     torch.manual_seed(seed)
-    engine, module = PrivacyEngine(), network(seed)
+    engine = PrivacyEngine(accountant="prv" if epsilon <= COMPOSED else "rdp")
+    module = network(seed)
     optimizer = torch.optim.SGD(module.parameters(), lr=RATE)
     loader = DataLoader(TensorDataset(data.x, data.y), batch_size=BATCH)
     parts = {"module": module, "optimizer": optimizer, "data_loader": loader}

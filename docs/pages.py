@@ -82,11 +82,11 @@ def papers_table() -> str:
 def index_page(out: Path, folder: str, title: str, names: list[tuple[str, str]]) -> None:
     """All pages of a folder with their first sentences."""
     homes = {"attacks": attacks, "defenses": defenses, "clients": clients}
-    lines = [f"# {title}", "", "| | |", "|---|---|"]
+    lines = [f"# {title}", "", "| name | in a sentence |", "|---|---|"]
     for name, path in names:
         about = (inspect.getdoc(getattr(homes[folder], name)) or "").split("\n\n", maxsplit=1)[0]
         first = re.split(r"(?<=[.:]) ", " ".join(about.split()))[0].rstrip(".:")
-        lines.append(f"| [{name}]({Path(path).name}) | {_marked(first).replace('|', '&#124;')} |")
+        lines.append(f"| [{name}]({Path(path).name}) | {_marked(first)} |")
     (out / folder / "index.md").write_text("\n".join(lines) + "\n", encoding="utf-8")
 
 
@@ -95,11 +95,12 @@ def _written(out: Path, folder: str, name: str, thing: Any, shown: list[str]) ->
     option = "--attack" if folder == "attacks" else "--client"
     first, *rest = _prose(thing)
     lines = [f"# {name}", "", first, "", *shown, "", "```text", _called(thing), "```", "", *rest]
+    guide = GUIDES[home]
+    title = (Path(__file__).parent / f"{guide}.md").read_text("utf-8").splitlines()[0].strip("# ")
     lines += [
         "",
         f"From Python pass it to [`seepage.audit`](../audit.md), on the command line as `{option}`."
-        f" How it works, what was measured and where it fails: [{GUIDES[home]}](../"
-        f"{GUIDES[home]}.md).",
+        f" How it works, what was measured and where it fails: [{title}](../{guide}.md).",
         "",
     ]
     path = f"{folder}/{name}.md"
@@ -111,7 +112,10 @@ def _written(out: Path, folder: str, name: str, thing: Any, shown: list[str]) ->
 def _called(thing: Any) -> str:
     """As one writes it, one field a line where it is long."""
     said = signature(thing)
-    return said if len(said) < 80 else re.sub(r", (?=\w+=)", ",\n    ", said)
+    if len(said) < 80:
+        return said
+    name, _, fields = said[:-1].partition("(")
+    return f"{name}(\n    " + re.sub(r", (?=\w+=)", ",\n    ", fields) + ",\n)"
 
 
 def _prose(thing: Any) -> list[str]:
@@ -125,8 +129,13 @@ def _marked(text: str) -> str:
     if all(line.startswith("    ") for line in text.splitlines()):
         return f"```text\n{inspect.cleandoc(text)}\n```"
     parts = text.split("`")
-    return "`".join(re.sub(r"([*_<|\[\]])", r"\\\1", p) if i % 2 == 0 else p
-                    for i, p in enumerate(parts))  # fmt: skip
+    parts[::2] = [_escaped(part) for part in parts[::2]]
+    return "`".join(parts)
+
+
+def _escaped(text: str) -> str:
+    plain = text.replace("&", "&amp;").replace("<", "&lt;").replace("|", "&#124;")
+    return re.sub(r"([*_\[\]])", r"\\\1", plain)
 
 
 def _drawn(out: Path, store: Path, name: str, scene: Scene, tried: dict[str, Trial]) -> list[str]:
@@ -186,13 +195,11 @@ def _image(axes: Any, form: Images, x: Any) -> None:
 
 def _sentences(form: Tokens, found: list[Pair]) -> str:
     """Private words above what came back, the right ones in bold."""
-    tables = []
+    lines = []
     for pair in found:
         words = cells(form, pair.truth, pair.answer)
-        above = "".join(f"<td>{escape(word.original)}</td>" for word in words)
-        below = "".join(f"<td>{f'<b>{escape(w.answer)}</b>' if w.right else escape(w.answer)}</td>"
-                        for w in words)  # fmt: skip
-        tables.append(
-            f"<table><tr><th>private</th>{above}</tr><tr><th>read back</th>{below}</tr></table>"
-        )
-    return "\n".join(tables)
+        above = " ".join(escape(word.original) for word in words)
+        below = " ".join(f"<b>{escape(word.answer)}</b>" if word.right else escape(word.answer)
+                         for word in words)  # fmt: skip
+        lines.append(f"<p>private: {above}<br>read back: {below}</p>")
+    return "\n".join(lines)

@@ -171,4 +171,5 @@ CLIENTS: dict[str, Callable[[], Client]] = {
 def defended(name: str) -> Scene:
     """The same four photographs and network as on BiasRatio's page, under this client."""
     client = CLIENTS[name]()
-    return Scene(_FOUR, replace(_photos(attacks.BiasRatio(), 4, 256), client=client))
+    about = f"{_FOUR} Read by `BiasRatio()` alone: what other attacks get is on the page below."
+    return Scene(about, replace(_photos(attacks.BiasRatio(), 4, 256), client=client))

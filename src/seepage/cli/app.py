@@ -7,7 +7,7 @@ import typer
 
 from seepage.cli import checking
 from seepage.cli.guarded import guarded
-from seepage.cli.options import AsJson, FailAbove, Models, Threads, Workers
+from seepage.cli.options import AsJson, FailAbove, Models, Threads, Where, Workers
 
 app = typer.Typer(
     name="seepage",
@@ -87,9 +87,7 @@ def audit(  # noqa: PLR0913, PLR0917 (an option each)
     ] = None,
     json: AsJson = False,
     fail_above: FailAbove = None,
-    executor: Annotated[
-        str | None, typer.Option(help="ray, or ray://HOST:10001: trials as tasks of a cluster.")
-    ] = None,
+    executor: Where = None,
 ) -> None:
     """Measure what attacks recover from what clients share of your model and data."""
     from seepage.cli import auditing
@@ -150,11 +148,14 @@ def sweep(  # noqa: PLR0913, PLR0917 (an option each)
     ] = None,
     json: AsJson = False,
     fail_above: FailAbove = None,
+    executor: Where = None,
 ) -> None:
     """Do the trials that a Python file of yours lists, and write their report."""
     from seepage.cli import auditing
 
-    auditing.sweep(trials, store, (workers, threads), auditing.Ending(out, json, fail_above))
+    auditing.sweep(
+        trials, store, (workers, threads, executor), auditing.Ending(out, json, fail_above)
+    )
 
 
 @app.command()

@@ -71,8 +71,8 @@ def run(asked: Asked, store: Path, power: tuple[int, int, str | None], ending: E
     ending.show(report, store)
 
 
-def sweep(text: str, store: Path, power: tuple[int, int], ending: Ending) -> None:
-    """Do the trials of a file, with a bar; what the store holds already is not done again."""
+def sweep(text: str, store: Path, power: tuple[int, int, str | None], ending: Ending) -> None:
+    """Do the trials of a file, under a table that grows; what is done is not done again."""
     _limit(ending.fail_above)
     planned = loading.trials(text)
     kept = Store(store)

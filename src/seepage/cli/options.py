@@ -14,6 +14,10 @@ Models = Annotated[
 ]
 Workers = Annotated[int, typer.Option(min=1, help="Processes that run trials at the same time.")]
 Threads = Annotated[int, typer.Option(min=1, help="Threads of each process.")]
+Where = Annotated[
+    str | None,
+    typer.Option("--executor", help="ray, or ray://HOST:10001: trials as tasks of a cluster."),
+]
 AsJson = Annotated[bool, typer.Option("--json", help="Print the summary as JSON, nothing else.")]
 FailAbove = Annotated[
     str | None,
