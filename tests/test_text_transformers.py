@@ -196,3 +196,49 @@ def test_dager_is_confirmed_in_its_quick_form() -> None:
     claims = list(dager.reproduce(quick=True))
     assert len(claims) == 4
     assert {claim.verdict for claim in claims} == {"confirmed"}
+
+
+def test_the_prose_of_every_installation_makes_a_bigram_that_prefers_english(
+    encoder: Model, tokenizer: Any
+) -> None:
+    from seepage.integrations.english import english
+
+    language = english(tokenizer, encoder.form, tokens=20_000)
+    good, bad = (
+        float(language(torch.tensor([tokenizer.encode(text)])))
+        for text in ("the sum of the values in the array", "array the in values the of sum the")
+    )
+    assert good < bad - 1
+    language.check(encoder.form.vocab)
+
+
+def test_the_table_scores_attacks_that_compute_above_guesses(
+    encoder: Model, tokenizer: Any
+) -> None:
+    pytest.importorskip("rouge_score", reason="needs the extra seepage[text]")
+    from seepage.integrations.english import english
+    from seepage.papers import text_quality
+
+    setting = text_quality.Setting(encoder, tokenizer, english(tokenizer, encoder.form, 5000))
+    effort = text_quality.Effort(1, starts=1, steps=1, every=0, proposals=0, width=100)
+    found = list(text_quality.rows(setting, effort, {"rows": EmbeddingRows()}))
+    assert [row.style for row in found[::3]] == ["cola", "sst2", "rotten_tomatoes"]
+    for row in found:
+        computed = row.method == "rows"
+        assert row.scores[:3].tolist() == pytest.approx([100] * 3) if computed else row.exact == 0
+        assert (row.scores[3] > 0.999) == computed
+
+
+def test_the_pooler_guides_without_touching_the_model(encoder: Model, tokenizer: Any) -> None:
+    from seepage.integrations.english import english
+    from seepage.papers import text_quality
+
+    setting = text_quality.Setting(encoder, tokenizer, english(tokenizer, encoder.form, 5000))
+    effort = text_quality.Effort(1, starts=1, steps=2, every=0, proposals=0, width=100)
+    for attack in list(text_quality.searches(setting, effort).values())[1:]:
+        batch = encoded(tokenizer, encoder.form, ["a warm film"], [1])
+        sent = attack.craft(encoder, stream(0, "craft")) if hasattr(attack, "craft") else encoder
+        seen = observe(sent, batch, FedSGD(), stream(0, "client"), tell=("n", "y"))
+        found = attack(seen, stream(0, "attack"))
+        assert cosine(found.trace["states"], states(sent, batch.x)).min() > 0.9999
+        assert found.x.shape == batch.x.shape

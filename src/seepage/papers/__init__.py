@@ -16,6 +16,7 @@ __all__ = [
     "instahide",
     "inverting_gradients",
     "label_counts",
+    "lamp",
     "lei_defenses",
     "liu2024",
     "matching",

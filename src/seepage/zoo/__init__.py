@@ -2,7 +2,7 @@
 
 from seepage.zoo.data import digits, example, faces, photos
 from seepage.zoo.generators import generator
-from seepage.zoo.language import reviews, sentences, texts
+from seepage.zoo.language import reviews, sentences, styled, texts
 from seepage.zoo.losses import logistic_loss, squared_loss
 from seepage.zoo.models import (
     cnn6,
@@ -43,6 +43,7 @@ __all__ = [
     "sentences",
     "squared_loss",
     "strided2",
+    "styled",
     "table",
     "texts",
     "three_conv",

@@ -1,6 +1,7 @@
 """Short sentences written for this project: reviews, and examples of grammar."""
 
 import re
+from typing import Literal
 
 import torch
 
@@ -11,7 +12,10 @@ from seepage.forms import Tokens
 from seepage.zoo.bundled import Split
 from seepage.zoo.samples import Sample
 
-__all__ = ["reviews", "sentences", "texts"]
+__all__ = ["STYLES", "Style", "reviews", "sentences", "styled", "texts"]
+
+Style = Literal["cola", "sst2", "rotten_tomatoes"]
+STYLES: tuple[Style, ...] = ("cola", "sst2", "rotten_tomatoes")
 
 _APPROVING = """\
 A warm little film that trusts its actors.
@@ -69,6 +73,26 @@ It was the baker found who the ring.
 The soup is too hot to eat it the bread.
 She gave to the boy a map her sister and a coat."""
 
+_PRAISE = """\
+a warm and honest film
+full of small wonders
+wit and great patience
+told with a light hand
+never less than kind
+the best of the second half
+a quiet joy from the first scene
+funny and sad by turns"""
+
+_BLAME = """\
+too long by an hour
+a dull and noisy plot
+without a single true word
+nobody in it wants anything
+borrowed from two better films
+cold where it should be warm
+the same joke told twice
+lost long before the end"""
+
 # The last third of each kind is public.
 _KINDS = [
     (text.splitlines(), label)
@@ -86,6 +110,24 @@ def texts(split: Split = "private") -> list[tuple[str, int]]:
     one_of("texts.split", split, ("private", "public"))
     part = slice(-_PUBLIC, None) if split == "public" else slice(-_PUBLIC)
     return [(line, label) for lines, label in _KINDS for line in lines[part]]
+
+
+def styled(style: Style) -> list[tuple[str, int]]:
+    """Sentences written here in the style of a public set (none is of that set), with labels.
+
+    "cola" are examples of grammar, "sst2" fragments of reviews, "rotten_tomatoes" whole sentences.
+
+    >>> styled("sst2")[0]
+    ('a warm and honest film', 1)
+    """
+    one_of("styled.style", style, STYLES)
+    kinds = {
+        "cola": (_WELL_FORMED, _ILL_FORMED),
+        "sst2": (_PRAISE, _BLAME),
+        "rotten_tomatoes": (_APPROVING, _DISAPPROVING),
+    }
+    good, bad = (text.splitlines() for text in kinds[style])
+    return [pair for one, two in zip(good, bad, strict=True) for pair in ((one, 1), (two, 0))]
 
 
 def sentences(n: int, split: Split = "private", seed: int = 0) -> Sample:

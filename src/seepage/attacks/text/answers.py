@@ -54,14 +54,16 @@ def nothing(seen: Observation, note: str, trace: dict[str, Any]) -> Reconstructi
     return Reconstruction(empty.x, None, empty.belief, empty.residual, empty.note, trace)
 
 
-def told(found: int, n: int | None, whole: bool, why: str) -> str:
-    """The note: how many sentences, and whether they are all."""
+def told(found: int, n: int | None, whole: bool, why: str, noisy: bool = False) -> str:
+    """The note: how many sentences, whether they are all, and whether that is proven."""
     if not found:
         return f"not recovered: {why}"
     if not whole:
         return f"{found} of {n if n is not None else '?'} sentences; {why}"
     if n is not None and found < n:
         return f"all {found} distinct sentences; duplicates show once"
+    if noisy:
+        return f"all {found} sentences, likely: spans with noise prove nothing, the residual does"
     return f"all {found} sentences, exact by their certificates"
 
 

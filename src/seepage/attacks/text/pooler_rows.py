@@ -4,14 +4,14 @@ import torch
 from torch import Tensor
 
 from seepage.attacks.text.anatomy import Network
-from seepage.attacks.text.spans import Span
+from seepage.attacks.text.spans import Rank, Span
 from seepage.core import Observation
 
 _RANK = 1e-6
 """Singular values of the pooler's gradient below this share of the largest are rounding."""
 
 
-def pooled_span(seen: Observation, network: Network) -> Span | None:
+def pooled_span(seen: Observation, network: Network, rank: Rank = None) -> Span | None:
     """The span of the states that the pooler read, one for each distinct sentence.
 
     dL/dW = sum_i d_i h_i^T has the rank of the batch; None where the update does not hold it.
@@ -20,6 +20,8 @@ def pooled_span(seen: Observation, network: Network) -> Span | None:
     if not network.anatomy.pooler or name not in seen.update:
         return None
     gradient = seen.update[name]
+    if rank is not None:
+        return Span.of(gradient, rank)
     values = torch.linalg.svdvals(gradient.double())
     return Span.of(gradient, int((values > _RANK * values[0]).sum()))
 

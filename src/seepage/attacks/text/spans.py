@@ -1,6 +1,7 @@
 """The subspace that a projection's gradient lies in: it holds every input of that layer."""
 
 from dataclasses import dataclass, replace
+from typing import Literal
 
 import torch
 from torch import Tensor
@@ -14,6 +15,12 @@ _SPARE = 20
 
 _CHANCE = 2
 """With one direction left in a LoRA of rank 16, one token of the vocabulary fits by chance."""
+
+Rank = int | Literal["spectrum"] | None
+"""How many directions there are: a number, those above noise, or (None) those above rounding."""
+
+_NOISE = 2.858
+"""Singular values above so many medians are signal, for square matrices in white noise."""
 
 _FLOOR = {torch.float64: 1e-11, torch.float32: 1e-7, torch.float16: 1e-3, torch.bfloat16: 8e-3}
 """Singular values below this share of the largest are rounding."""
@@ -36,12 +43,17 @@ class Span:
     adapter: bool = False
 
     @classmethod
-    def of(cls, gradient: Tensor, rank: int | None = None, adapter: bool = False) -> "Span":
-        """The span of the rows of a gradient (outputs, inputs); its rank counted unless given."""
+    def of(cls, gradient: Tensor, rank: Rank = None, adapter: bool = False) -> "Span":
+        """The span of the rows of a gradient (outputs, inputs); its rank counted unless given.
+
+        "spectrum" counts what stands out of noise, Gavish and Donoho 2014, arXiv 1305.5870.
+        """
         wide = gradient.double()
         _, values, basis = torch.linalg.svd(wide, full_matrices=wide.shape[0] < wide.shape[1])
         floor = _FLOOR[gradient.dtype] * values[0]
-        counted = int((values > floor).sum()) if rank is None else rank
+        if rank == "spectrum":
+            floor = torch.maximum(floor, _NOISE * values.median())
+        counted = rank if isinstance(rank, int) else int((values > floor).sum())
         return cls(basis, values, counted, adapter=adapter)
 
     @property
@@ -88,7 +100,7 @@ class Span:
         return int((ends[:-1] / ends[1:].clamp_min(1e-300)).argmax()) + 1
 
 
-def span_of(seen: Observation, network: Network, block: int, rank: int | None = None) -> Span:
+def span_of(seen: Observation, network: Network, block: int, rank: Rank = None) -> Span:
     """The span of a block's inputs, from its projection's weight or from its LoRA pair."""
     anatomy = network.anatomy
     name = anatomy.spans[block]

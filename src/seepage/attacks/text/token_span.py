@@ -13,7 +13,7 @@ from seepage.attacks.text.answers import answered, measured, nothing, told
 from seepage.attacks.text.decoder_search import DecoderSearch
 from seepage.attacks.text.encoder_search import EncoderSearch, Weights
 from seepage.attacks.text.pooler_rows import pooled_distance, pooled_span
-from seepage.attacks.text.spans import Span, span_of
+from seepage.attacks.text.spans import Rank, Span, span_of
 from seepage.attacks.text.token_lists import listed, ranked
 from seepage.checks import at_least, positive
 from seepage.core import Observation, Reconstruction
@@ -42,8 +42,10 @@ class TokenSpan:
     tolerance: float = 1e-5
     accept: float = 1e-3
     budget: int = 100_000
-    rank: int | None = None
-    """How many directions block 0's gradient has; None counts them."""
+    rank: Rank = None
+    """How many directions block 0's gradient has. None counts them, "spectrum" counts in every
+    layer those that stand out of noise: local training, rounding and pruning leave some. Loosen
+    `tolerance` (0.3) and `accept` (0.03) with it; what comes out is likely then, not proven."""
     rows: bool = True
     """Whether to read the embedding rows too, where they are shared."""
     live: int = 4000
@@ -65,16 +67,20 @@ class TokenSpan:
         trace = measured(first, lists)
         if not lists.tokens or not lists.ends:
             return nothing(seen, "no token lies in block 0's span", trace)
-        second = span_of(seen, network, 1)
+        second = span_of(seen, network, 1, "spectrum" if self._noisy else None)
         trace |= {"rank of block 1": second.rank}
         if second.full:
             return nothing(seen, "block 1's span is full; token lists in trace", trace)
         if network.anatomy.causal:
             walk = DecoderSearch(network, lists, second, self.accept, self.live)
             return self._decoded(seen, walk, trace, rng)
-        verify = _verifier(seen, network)
+        verify = _verifier(seen, network, self.accept if self._noisy else None)
         search = EncoderSearch(network, lists, second, weights, self.accept, verify)
         return self._encoded(seen, search, trace, rng)
+
+    @property
+    def _noisy(self) -> bool:
+        return self.rank == "spectrum"
 
     def _known(self, seen: Observation) -> tuple[Tensor | None, Weights]:
         """The bag of tokens, and how surely each stands where, if the word table was shared."""
@@ -109,7 +115,7 @@ class TokenSpan:
             "directions explained": filled,
             "partial": [[list(s + tail), distance] for s, distance in partial],
         }
-        note = told(len(sentences), seen.n, whole, "search budget exhausted")
+        note = told(len(sentences), seen.n, whole, "search budget exhausted", self._noisy)
         return answered(seen, search.network, sentences, (note, whole), trace, rng)
 
     def _decoded(
@@ -138,7 +144,7 @@ class TokenSpan:
             added = last_token.with_inner(seen, network, leaves, inner)[len(leaves) :]
             leaves, distances = leaves + added, distances + [found.distance(a) for a in added]
         sentences = dict(zip(leaves, distances, strict=True))
-        note = told(len(sentences), seen.n, whole, why) + note
+        note = told(len(sentences), seen.n, whole, why, self._noisy) + note
         return answered(seen, network, sentences, (note, whole), trace, rng)
 
     def _shortlists(self, seen: Observation, network: Network, span: Span) -> Reconstruction:
@@ -146,7 +152,7 @@ class TokenSpan:
         trace: dict[str, Any] = {"rank of block 0": span.rank}
         if span.adapter:
             return nothing(seen, "adapter rank full", trace)
-        guess = span.cut(self.rank or span.gap())
+        guess = span.cut(self.rank if isinstance(self.rank, int) else span.gap())
         trace |= {
             "rank taken": guess.rank,
             "ranked": ranked(network, guess, network.form.length),
@@ -155,13 +161,14 @@ class TokenSpan:
         return nothing(seen, note, trace)
 
 
-def _verifier(seen: Observation, network: Network) -> Callable[[Tensor], bool]:
+def _verifier(seen: Observation, network: Network, noisy: float | None) -> Callable[[Tensor], bool]:
     """Whether a sentence's pooled state is among those the pooler's gradient holds."""
-    span = pooled_span(seen, network)
+    span = pooled_span(seen, network, None if noisy is None else "spectrum")
+    limit = _POOLED if noisy is None else noisy
 
     def verified(sentences: Tensor) -> bool:
         if span is None or span.full:
             return True
-        return float(pooled_distance(network, span, sentences).max()) < _POOLED
+        return float(pooled_distance(network, span, sentences).max()) < limit
 
     return verified

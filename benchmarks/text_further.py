@@ -1,0 +1,88 @@
+"""The attacks on text past the published settings: `python benchmarks/text_further.py SECTION ...`.
+
+Large and long batches, updates with noise, adapters in later rounds. Each line is JSON.
+"""
+
+from collections.abc import Callable
+
+import numpy as np
+import torch
+from text import LINES, TOKENIZER, Rows, attacked, drawn, gpt, minilm, run
+
+from seepage import Batch, Client, FedAvg, FedSGD, Model, Noise, Prune, Quantize, TokenSpan
+from seepage.integrations.huggingface import encoded, hugging
+from seepage.papers import text_quality
+
+
+def joined(model: Model, size: int, lines: int, seed: int) -> Batch:
+    """Sentences made of several bundled ones."""
+    order = np.random.default_rng(seed).permutation(len(LINES))
+    parts = [[LINES[order[(size * i + k) % len(LINES)]] for i in range(lines)] for k in range(size)]
+    whole = [" ".join(text for text, _ in part) for part in parts]
+    return encoded(TOKENIZER, model.form, whole, [part[0][1] for part in parts])
+
+
+def long() -> Rows:
+    """Encoder, sentences of 32 to 64 tokens."""
+    model = hugging(minilm(), TOKENIZER, length=80)
+    for lines, size, seed in ((3, 1, 0), (3, 2, 0), (3, 4, 0), (5, 1, 0), (5, 2, 0), (5, 4, 0)):
+        batch = joined(model, size, lines, seed)
+        tokens = (batch.x != 0).sum(1).tolist()
+        row = attacked(model, batch, TokenSpan(budget=200_000))
+        yield {"B": size, "tokens": tokens} | row
+
+
+def decoder_large() -> Rows:
+    """Random GPT-2, classifier, at B = 24 to 64 (bundled sentences, some joined with others)."""
+    model = hugging(gpt(768), TOKENIZER, length=40)
+    for size in (24, 32, 48, 64):
+        batch = drawn(model, min(size, 32), 3)
+        if size > 32:
+            more = joined(model, size - 32, 2, 3)
+            batch = Batch(torch.cat([batch.x, more.x]), torch.cat([batch.y, more.y]))
+        yield {"model": "4x768", "B": size} | attacked(model, batch, TokenSpan(budget=10**6))
+
+
+CLIENTS: dict[str, Client] = {
+    "FedAvg, 2 steps, lr .01": FedAvg(epochs=2, lr=0.01),
+    "FedAvg, 4 steps, lr .1": FedAvg(epochs=4, lr=0.1),
+    "FedAvg, minibatches of 1, lr .01": FedAvg(epochs=1, batch_size=1, lr=0.01),
+    "FedAvg, 2 steps, lr .001": FedAvg(epochs=2, lr=0.001),
+    "16 bits": Quantize(FedSGD(), 16),
+    "8 bits": Quantize(FedSGD(), 8),
+    "pruned 10 %": Prune(FedSGD(), ratio=0.1),
+    "pruned 50 %": Prune(FedSGD(), ratio=0.5),
+    "noise 1e-7": Noise(FedSGD(), std=1e-7),
+    "noise 1e-6": Noise(FedSGD(), std=1e-6),
+}
+
+
+def noisy() -> Rows:
+    """Encoder, updates with noise: ranks read off the spectrum."""
+    model = hugging(minilm(), TOKENIZER, length=20)
+    attack = TokenSpan(tolerance=0.3, accept=0.03, rank="spectrum", budget=2000)
+    for name, client in CLIENTS.items():
+        for size in (1, 2, 4):
+            for seed in (0, 1):
+                row = attacked(model, drawn(model, size, seed), attack, seed, client)
+                yield {"client": name, "B": size, "seed": seed} | row
+
+
+def quality() -> Rows:
+    """LAMP's table at a tenth of its steps: what the searches read beside what the spans give."""
+    setting = text_quality.Setting.bundled()
+    effort = text_quality.Effort(2, starts=10, steps=150, every=30, proposals=15, width=3000)
+    methods = text_quality.searches(setting, effort) | text_quality.spans()
+    for row in text_quality.rows(setting, effort, methods):
+        yield {"style": row.style, "method": row.method, "got": str(row), "source": row.source}
+
+
+SECTIONS: dict[str, Callable[[], Rows]] = {
+    "long": long,
+    "decoder_large": decoder_large,
+    "noisy": noisy,
+    "quality": quality,
+}
+
+if __name__ == "__main__":
+    run(SECTIONS)
