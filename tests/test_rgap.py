@@ -22,6 +22,7 @@ from seepage import (
     Noise,
     Observation,
     Only,
+    Reconstruction,
     RGap,
     SecureSum,
     observe,
@@ -147,6 +148,9 @@ def test_the_maps_of_a_layer_are_those_of_autograd(
     whole = float((layer.gathered(at, k) * g).sum())
     assert whole == pytest.approx(float((layer.scattered(g, k) * at).sum()), rel=1e-12)
     assert whole == pytest.approx(float((layer.convolved(at, g) * k).sum()), rel=1e-12)
+    xs, ks = torch.stack([at, 2 * at]), torch.stack([k, -k])
+    assert torch.allclose(layer.gathered(xs, ks), -of_weight)
+    assert torch.allclose(layer.adjoint(ks)[1], -of_x)
 
 
 @pytest.mark.parametrize("c", [-0.2784, -0.2, -1e-3, 0.0, 0.3, 2.0, 50.0, 900.0])
@@ -442,9 +446,64 @@ def test_a_combination_is_never_called_a_recovery() -> None:
     answer = RGap(combination=True)(seen, stream(0, "attack"))
     assert answer.note.startswith("not recovered")
     assert answer.residual.isnan().all()
+
+
+def several(network: nn.Module, labels: list[int], i: int = 0, size: int = 16) -> Seen:
+    """The update of a batch of other crops than those of `pair`."""
+    n = len(labels)
+    x, y = zoo.photos(40 + i + n, size).batch.x[40 + i :], torch.tensor(labels)
+    model = Model.of(network.eval(), functional.cross_entropy, Images((3, size, size), 10))
+    seen = observe(model, Batch(x, y), FedSGD(), stream(i, "client"), tell=("n",))
+    return seen, x, y
+
+
+def worst(answer: Reconstruction, x: Tensor) -> float:
+    """The least PSNR of the originals, each against the candidate nearest to it."""
+    errors = (answer.x[:, None] - x[None]).double().square().flatten(2).mean(2)
+    return float(-10 * errors.min(0).values.max().log10())
+
+
+@pytest.mark.parametrize("told", [("n",), (), ("n", "y")])
+def test_examples_fewer_than_the_classes_are_parted(told: tuple[str, ...]) -> None:
+    network = seeded(3, lambda: zoo.three_conv(12, 36))
+    observation, x, y = several(network, [7, 2, 5, 1, 4, 0])
+    batch, rng = Batch(x, y), stream(0, "client")
+    seen = observe(observation.model, batch, FedSGD(), rng, tell=told)  # type: ignore[arg-type]
+    answer = RGap()(seen, stream(0, "attack"))
+    assert worst(answer, x) >= 100
+    assert sorted(answer.y.tolist()) == sorted(y.tolist())
+    assert answer.trace["belief"] == "exact"
+    assert answer.trace["layers"][0]["unknowns"] == 6 * 768
+
+
+def test_two_examples_of_one_label_are_parted_in_a_shallow_network() -> None:
+    seen, x, _ = several(seeded(4, lambda: zoo.three_conv(12, 36)), [3, 3], 3)
+    answer = RGap()(seen, stream(0, "attack"))
+    assert worst(answer, x) >= 80
+    assert answer.y.tolist() == [3, 3]
+
+
+def test_two_examples_of_cnn6_are_parted() -> None:
+    seen, x, _ = several(seeded(5, lambda: zoo.cnn6(10)), [8, 3], 5, 32)
+    answer = RGap()(seen, stream(0, "attack"))
+    assert worst(answer, x) >= 80
+
+
+def test_a_batch_for_which_a_layer_is_short_is_not_recovered() -> None:
+    seen, x, _ = several(seeded(6, lambda: zoo.three_conv(12, 20)), [1, 2, 3, 4], 6)
+    answer = RGap()(seen, stream(0, "attack"))
+    assert answer.trace["belief"] == "failed"
+    assert "'conv2' is short of" in answer.note
+    assert "for 4 examples" in answer.note
+    assert worst(answer, x) < 30
+
+
+def test_as_many_examples_as_classes_are_refused() -> None:
+    network = seeded(7, lambda: zoo.three_conv(12, 20))
+    seen, _, _ = several(network, list(range(10)), 7)
     with pytest.raises(InvalidInput, match="combination=True"):
         RGap()(seen, stream(0, "attack"))
-    unknown = observe(observation.model, batch, FedSGD(), stream(0, "client"), tell=())
+    unknown = dataclasses.replace(seen, n=None)
     assert "more than one example" in RGap(refine="none")(unknown, stream(0, "attack")).note
 
 

@@ -44,33 +44,35 @@ class Shape:
         return min(self.channels * self.seen, outside + self.channels * self.rank - repeated)
 
 
-def shape_of(layer: Layer) -> Shape:
-    """The classes of pixels of a convolution, per axis and then in pairs."""
+def shape_of(layer: Layer, n: int = 1) -> Shape:
+    """The classes of pixels of a convolution, per axis and then in pairs, of n examples."""
     assert layer.window is not None
     (channels, *size), (outputs, *places) = layer.inputs, layer.outputs
     axes = [_axis(layer.window, axis, size[axis], places[axis]) for axis in (0, 1)]
     own = outputs // layer.window.groups
-    pairs = [(n * p, m * q) for n, m in axes[0] for p, q in axes[1]]
+    pairs = [(n * tall * wide, u * v) for tall, u in axes[0] for wide, v in axes[1]]
     rank = sum(min(pixels, own * offsets) for pixels, offsets in pairs)
     seen = sum(pixels for pixels, _ in pairs)
     groups = layer.window.groups
-    outside, apart = outputs * places[0] * places[1], None
+    outside, apart = n * outputs * places[0] * places[1], None
     # Only where no row of K repeats another, or the same equation would be left out twice.
     if _apart(layer.window) and all(own * offsets <= pixels for pixels, offsets in pairs):
         views = [_views(layer.window, axis, size[axis], places[axis]) for axis in (0, 1)]
         each = [min(own, channels // groups * v * w) for v in views[0] for w in views[1]]
-        outside, apart = groups * sum(each), layer.weight[0].numel()
-    return Shape(channels, outputs, places[0] * places[1], groups, seen, rank, outside, apart)
+        outside, apart = n * groups * sum(each), layer.weight[0].numel()
+    area = n * places[0] * places[1]
+    return Shape(channels, outputs, area, groups, seen, rank, outside, apart)
 
 
-def layer_rank(layer: Layer) -> int:
+def layer_rank(layer: Layer, n: int = 1) -> int:
     """The most inputs that one layer's own output and gradient can fix.
 
     The difference to the number of inputs is the rank analysis index RA of Zhu & Blaschko 2021.
+    Of n examples each has its own output, and all share one gradient.
     """
     if layer.window is None:
-        return layer.unknowns
-    shape = shape_of(layer)
+        return n * layer.unknowns
+    shape = shape_of(layer, n)
     return shape.count(shape.outside, shape.repeated)
 
 

@@ -3,7 +3,6 @@
 import math
 from dataclasses import dataclass
 
-import torch
 from torch import Tensor
 from torch.nn import functional, grad
 
@@ -29,7 +28,8 @@ class Layer:
 
     `weight` and `bias` are tensors, `name` the module's name in the state. For a convolution,
     with k = dL/dz, the gradient dL/dW = K(k) x is linear in x too, and `gathered`, `scattered`
-    are that map and its adjoint.
+    are that map and its adjoint. x, z and k are of one example, or of several, first dimension;
+    the gradient of several is the sum of theirs.
     """
 
     name: str
@@ -64,47 +64,45 @@ class Layer:
     def linear(self, x: Tensor) -> Tensor:
         """W x."""
         if self.window is None:
-            return self.weight @ x
-        return functional.conv2d(x[None], self.weight, None, *self._slide)[0]
+            return x @ self.weight.T
+        return functional.conv2d(x, self.weight, None, *self._slide)
 
     def adjoint(self, z: Tensor) -> Tensor:
         """W^T z."""
         if self.window is None:
-            return self.weight.T @ z
+            return z @ self.weight
         return self._spread_back(self.weight, z)
 
     def gathered(self, x: Tensor, k: Tensor) -> Tensor:
         """K(k) x: the gradient of the weights."""
         if self.window is None:
-            return torch.outer(k, x)
+            return k.reshape(-1, *self.outputs).T @ x.reshape(-1, *self.inputs)
         shape = list(self.weight.shape)
-        made: Tensor = grad.conv2d_weight(x[None], shape, k[None], *self._slide)  # type: ignore[no-untyped-call]
+        xs, ks = x.reshape(-1, *self.inputs), k.reshape(-1, *self.outputs)
+        made: Tensor = grad.conv2d_weight(xs, shape, ks, *self._slide)  # type: ignore[no-untyped-call]
         return made
 
     def scattered(self, gradient: Tensor, k: Tensor) -> Tensor:
         """K(k)^T g: the gradient stands where the weights of a transposed convolution do."""
         if self.window is None:
-            return gradient.T @ k
+            return k @ gradient
         return self._spread_back(gradient, k)
 
     def convolved(self, x: Tensor, gradient: Tensor) -> Tensor:
         """The adjoint of k -> K(k) x: a forward pass with the gradient as weights."""
         if self.window is None:
-            return gradient @ x
-        return functional.conv2d(x[None], gradient, None, *self._slide)[0]
+            return x @ gradient.T
+        return functional.conv2d(x, gradient, None, *self._slide)
 
     def without_bias(self, z: Tensor) -> Tensor:
         """W x from z."""
         return z if self.bias is None else z - self._spread(self.bias)
 
-    def biased(self, k: Tensor) -> Tensor:
-        """The gradient of the bias: k summed over positions."""
-        return k if self.window is None else k.sum((1, 2))
-
     def _spread_back(self, weight: Tensor, z: Tensor) -> Tensor:
-        shape = [1, *self.inputs]
-        made: Tensor = grad.conv2d_input(shape, weight, z[None], *self._slide)  # type: ignore[no-untyped-call]
-        return made[0]
+        zs = z.reshape(-1, *self.outputs)
+        shape = [len(zs), *self.inputs]
+        made: Tensor = grad.conv2d_input(shape, weight, zs, *self._slide)  # type: ignore[no-untyped-call]
+        return made.reshape(*z.shape[: z.ndim - 3], *self.inputs)
 
     def _spread(self, bias: Tensor) -> Tensor:
         return bias if self.window is None else bias[:, None, None]

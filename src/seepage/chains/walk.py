@@ -209,7 +209,7 @@ def _flattened(step: Elementwise, shape: torch.Size) -> Elementwise:
         return step
 
     def through(function: Callable[[Tensor], Tensor]) -> Callable[[Tensor], Tensor]:
-        return lambda x: function(x.reshape(shape)).reshape(x.shape)
+        return lambda x: function(x.reshape(-1, *shape)).reshape(x.shape)
 
     return dataclasses.replace(
         step,

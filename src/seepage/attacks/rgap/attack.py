@@ -9,6 +9,7 @@ from typing import Any, Literal
 import torch
 from torch import Generator
 
+from seepage.attacks.rgap import batch
 from seepage.attacks.rgap import candidates as found
 from seepage.attacks.rgap import joint as joining
 from seepage.attacks.rgap.candidates import Candidate
@@ -31,14 +32,15 @@ __all__ = ["RGap"]
 class RGap:
     """Recursive gradient attack: x_i from [W; K(k)] x_i = [z; g], for i = d, d-1, ..., 1.
 
-    Zhu & Blaschko 2021, arXiv 2010.07733. One example, one gradient, a chain of Linear and Conv2d
+    Zhu & Blaschko 2021, arXiv 2010.07733. One gradient of one example, a chain of Linear and Conv2d
     layers. Every answer has a certificate: the relative residual of its own gradient. Beyond the
     paper: unknown labels and both roots of the logistic head, `repair` of signs lost to noise,
     `joint` solves of two layers where one is short of equations, and `refine`, Gauss-Newton with
     frozen kinks ("auto": where the residual asks for it).
 
     `noise` is the standard deviation of the update's noise, where the believed client has none.
-    With `combination` a batch gives one mixture of its examples instead of a refusal.
+    Several examples are parted where they are fewer than the classes of a softmax; with
+    `combination` they give one mixture instead.
 
     >>> from seepage import Batch, FedSGD, Images, Model, observe
     >>> rng = torch.Generator().manual_seed(0)
@@ -64,17 +66,31 @@ class RGap:
             positive("RGap.noise", self.noise)
 
     def __call__(self, seen: Observation, rng: Generator) -> Reconstruction:
-        if (seen.n or 1) > 1 and not self.combination:
-            raise InvalidInput(
-                f"RGap: n={seen.n} examples, and R-GAP reads one. Use Span, Imprint or Invert, or "
-                "combination=True for one mixture of them."
-            )
         made = problem(seen, self.noise)
+        if not self.combination and (seen.n or made.rank) > 1:
+            several = self._several(made, seen, rng)
+            if several is not None:
+                return several
         with torch.no_grad():
             answers = self._recovered(made, seen.n is None, rng)
         if self.combination and seen.n != 1:
             return _mixture(answers[0], seen)
         return _answer(made, answers, seen)
+
+    def _several(self, made: Problem, seen: Observation, rng: Generator) -> Reconstruction | None:
+        """The answer for a batch; None where its size is a guess that nothing confirms."""
+        n = seen.n or made.rank
+        if not batch.separable(made, n):
+            if seen.n is None:
+                return None
+            raise InvalidInput(
+                f"RGap: n={n} examples. R-GAP parts fewer examples than the last layer has "
+                "classes, under cross-entropy without clipping. Use Span, Imprint or Invert, or "
+                "combination=True for one mixture of them."
+            )
+        with torch.no_grad():
+            found = batch.separated(made, n, seen.y, self.tol, rng)
+        return batch.answer(found, made, seen) if seen.n or found.residual <= 1e-3 else None
 
     def _recovered(self, made: Problem, unknown: bool, rng: Generator) -> list[Candidate]:
         """All candidates: the recursion, then repair and refinement where the residual asks."""
@@ -241,7 +257,8 @@ def _trace(
 ) -> dict[str, Any]:
     return {
         "layers": [
-            _row(layer, step) for layer, step in zip(made.chain.layers, best.trail, strict=False)
+            step.row(layer, layer_rank(layer) - layer.unknowns)
+            for layer, step in zip(made.chain.layers, best.trail, strict=False)
         ],
         "candidates": [
             {
@@ -258,19 +275,4 @@ def _trace(
         "twins": torch.stack([c.x for c in answers if not c.note]).to(
             next(iter(seen.model.params.values()))
         ),
-    }
-
-
-def _row(layer: Any, step: Step) -> dict[str, Any]:
-    return {
-        "name": layer.name,
-        "kind": layer.kind,
-        "unknowns": layer.unknowns,
-        "deficit": layer_rank(layer) - layer.unknowns,
-        "residual": step.residual,
-        "iterations": step.iterations,
-        "ambiguous": step.ambiguous,
-        "saturated": step.saturated,
-        "unknown": step.unknown,
-        "seconds": step.seconds,
     }

@@ -92,6 +92,18 @@ class Problem:
             found = torch.autograd.grad(risk, wanted, materialize_grads=True)
         return dict(zip(names, found, strict=True))
 
+    def misfit(self, batch: Batch) -> float:
+        """|G(x, y) - g| / |g| of several examples."""
+        names = list(self.gradient)
+        params = {n: p.detach().requires_grad_() for n, p in self.model.params.items()}
+        with torch.enable_grad():
+            risk = self.model.risk(params, batch)
+            found = torch.autograd.grad(
+                risk, [params[name] for name in names], materialize_grads=True
+            )
+        difference = tree.subtract(dict(zip(names, found, strict=True)), self.gradient)
+        return float(tree.norm(difference)) / self.length
+
     def residual(self, x: Tensor, label: int | None, k: Tensor) -> float:
         """|G(x, y) - g| / |g| over all tensors: the certificate."""
         difference = tree.subtract(self.gradient_at(x, label, k), self.gradient)

@@ -5,8 +5,10 @@ output and the error signal are known, W x = z - b and K(k) x = g are one linear
 Zhu & Blaschko 2021, arXiv 2010.07733.
 """
 
+import dataclasses
 import time
 from dataclasses import dataclass
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -31,14 +33,42 @@ class Step:
     ambiguous: int = 0
     error: float = 0.0
 
+    def of(self, b: int) -> "Step":
+        """What was found of one example of several."""
+        slope = None if self.slope is None else self.slope[b]
+        return dataclasses.replace(self, x=self.x[b], k=self.k[b], slope=slope)
+
+    def row(self, layer: Layer, deficit: int) -> dict[str, Any]:
+        """What the trace says of the layer; `deficit` is what its equations are short of."""
+        return {
+            "name": layer.name,
+            "kind": layer.kind,
+            "unknowns": self.x.numel(),
+            "deficit": deficit,
+            "residual": self.residual,
+            "iterations": self.iterations,
+            "ambiguous": self.ambiguous,
+            "saturated": self.saturated,
+            "unknown": self.unknown,
+            "seconds": self.seconds,
+        }
+
 
 @dataclass(frozen=True, eq=False)
 class System:
-    """[W; s K(k)] x = [z - b; s g], s = |W|/|k|, with only the known rows of W."""
+    """[W; s K(k)] x = [z - b; s g], s = |W|/|k|, with only the known rows of W.
+
+    Of several examples every one has its own rows W x_b = z_b, and all share sum_b K(k_b) x_b = g.
+    """
 
     layer: Layer
     k: Tensor
     known: Tensor | None = None
+
+    @property
+    def shape(self) -> tuple[int, ...]:
+        """That of x: of one example, or of as many as k has."""
+        return (*self.k.shape[: self.k.ndim - len(self.layer.outputs)], *self.layer.inputs)
 
     @property
     def balance(self) -> float:
@@ -47,16 +77,16 @@ class System:
 
     def operator(self) -> Operator:
         layer, k, s, known = self.layer, self.k, self.balance, self.known
-        split = layer.weight.numel()
+        split, shape = layer.weight.numel(), self.shape
 
         def forward(v: Tensor) -> Tensor:
-            x = v.view(layer.inputs)
+            x = v.view(shape)
             z = layer.linear(x)
             z = z if known is None else z * known
             return torch.cat([z.reshape(-1), layer.gathered(x, k).reshape(-1).mul_(s)])
 
         def adjoint(u: Tensor) -> Tensor:
-            z, g = u[:-split].view(layer.outputs), u[-split:].view(layer.weight.shape)
+            z, g = u[:-split].view(k.shape), u[-split:].view(layer.weight.shape)
             z = z if known is None else z * known
             return layer.adjoint(z).add_(layer.scattered(g, k), alpha=s).reshape(-1)
 
@@ -86,8 +116,9 @@ class Signal:
 def error_signal(chain: Chain, i: int, after: Step) -> Signal:
     """z_i = f^-1(x_{i+1}) and k_i = (W^T k)_{i+1} f'(z_i)."""
     layer, following = chain.layers[i], chain.layers[i + 1]
-    turned = layer.after.turned(after.x.reshape(layer.outputs))
-    k = following.adjoint(after.k).reshape(layer.outputs) * turned.derivative
+    shape = (*after.x.shape[: after.x.ndim - len(following.inputs)], *layer.outputs)
+    turned = layer.after.turned(after.x.reshape(shape))
+    k = following.adjoint(after.k).reshape(shape) * turned.derivative
     return Signal(turned.z, turned.derivative, k, turned.known, turned.saturated)
 
 
@@ -96,14 +127,14 @@ def back(chain: Chain, i: int, gradient: Tensors, after: Step, tol: float) -> St
     start = time.process_time()
     layer, signal = chain.layers[i], error_signal(chain, i, after)
     k, g = signal.k, gradient[layer.weight_name]
+    system = System(layer, k, signal.known)
     if float(k.norm()) == 0 or not bool(torch.isfinite(k).all() & torch.isfinite(signal.z).all()):
-        return Step(torch.zeros(layer.inputs).to(k), torch.zeros_like(k), signal.slope, 1.0)
-    if layer.window is None:
+        return Step(torch.zeros(system.shape).to(k), torch.zeros_like(k), signal.slope, 1.0)
+    if layer.window is None and k.ndim == 1:
         x, fit, iterations = _outer(g, k)
     else:
-        system = System(layer, k, signal.known)
         found = lsmr(system.operator(), system.right(signal.z, g), tol)
-        x, fit, iterations = found.x.view(layer.inputs), found.residual, found.iterations
+        x, fit, iterations = found.x.view(system.shape), found.residual, found.iterations
     spent = time.process_time() - start
     return Step(x, k, signal.slope, fit, iterations, spent, signal.saturated, signal.unknown)
 
