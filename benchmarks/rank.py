@@ -1,13 +1,16 @@
 """The counts against numbers: layers by SVD, whole networks by the rank of their Jacobian.
 
-python benchmarks/rank.py [LAYERS] [NETWORKS]: JSON lines, then a table of how often they agree.
+python benchmarks/rank.py [LAYERS] [NETWORKS]: JSON lines of every network (the count from shapes,
+the same with each layer confirmed by numbers, the same with the signs of the example, and the rank
+of the Jacobian there), then a table of how often they agree. NETWORKS random ones come beside the
+zoo's at 16 x 16, each on noise and on a photograph.
 """
 
 import dataclasses
 import json
 import sys
 from collections import Counter
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 
 import torch
 from torch import Generator, Tensor, nn
@@ -63,39 +66,80 @@ def random_network(i: int, act: Callable[[], nn.Module]) -> tuple[nn.Module, str
     return network, text + f"->{classes}", side
 
 
-def measured(network: nn.Module, side: int, x: Tensor) -> tuple[int, int]:
-    """The count and the numeric rank at x."""
-    classes = network[-1].out_features  # type: ignore[index]
+def measured(network: nn.Module, side: int, x: Tensor) -> dict[str, int]:
+    """The counts and the numeric rank at x."""
+    with torch.no_grad():
+        classes = network(x).shape[1]
     loss = zoo.logistic_loss if classes == 1 else functional.cross_entropy
     model = Model.of(network, loss, Images((3, side, side), max(classes, 2)))
     double = dataclasses.replace(model, params=tree.mapped(Tensor.double, model.params))
-    y = torch.tensor([1])
-    found = rank.jacobian(double, Batch(x.double(), y), sketch=None)
-    return network_ranks(walk(model))[0], found.rank
+    batch = Batch(x.double(), torch.tensor([1]))
+    return {
+        "shapes": network_ranks(walk(model))[0],
+        "confirmed": rank.table(model)[0].network,
+        "at": rank.table(model, batch=batch)[0].network,
+        "rank": rank.jacobian(double, batch, sketch=None).rank,
+    }
 
 
-def main(layers: int, networks: int) -> None:
+def known_networks() -> dict[str, Callable[[], nn.Module]]:
+    """The zoo's at 16 x 16, and one whose channels share signs on photographs."""
+
+    def shared() -> nn.Module:
+        convs = [nn.Conv2d(3, 8, 3, 2, 1, bias=False), nn.LeakyReLU(0.2)]
+        convs += [nn.Conv2d(8, 6, 3, 2, 1, bias=False), nn.LeakyReLU(0.2)]
+        return nn.Sequential(*convs, nn.Flatten(), nn.Linear(96, 10, bias=False))
+
+    made: dict[str, Callable[[], nn.Module]] = {
+        f"S({a},{b})": lambda a=a, b=b: zoo.three_conv(a, b)
+        for a, b in ((12, 20), (12, 10), (12, 8), (12, 4), (4, 20), (3, 8))
+    }
+    return made | {
+        "CNN6": lambda: zoo.cnn6(10, 16),
+        "CNN6, one output": lambda: zoo.cnn6(1, 16),
+        "CNN6-d": lambda: zoo.cnn6_d(10, 16),
+        "LeNet leaky": lambda: zoo.lenet_leaky(10, 16),
+        "LeNet sigmoid": lambda: zoo.lenet(10, (3, 16, 16), (2, 2, 1), spread=None),
+        "Strided2": lambda: zoo.strided2(10, 16),
+        "FCN": lambda: nn.Sequential(nn.Flatten(), zoo.mlp(768, 100, 10, activation="leaky")),
+        "(8,3,1,2)(6,3,1,2)": shared,
+    }
+
+
+def networks(count: int) -> Iterator[tuple[str, str, int, int, nn.Module]]:
+    """Name, kind, side and number of every network."""
+    for i, (name, make) in enumerate(known_networks().items()):
+        with torch.random.fork_rng(devices=[]):
+            torch.manual_seed(i)
+            yield name, "zoo", 16, i, make().eval()
+    for act in (lambda: nn.LeakyReLU(0.2), nn.Tanh):
+        for i in range(count):
+            network, text, side = random_network(i, act)
+            yield f"{text} {type(act()).__name__}", "random", side, i, network
+
+
+def verdict(count: int, found: int) -> str:
+    return "equal" if count == found else "over" if count > found else "BELOW"
+
+
+def main(layers: int, count: int) -> None:
     torch.set_num_threads(1)
     tally: Counter[str] = Counter()
     for i in range(layers):
         layer = random_layer(i)
-        count, found = layer_rank(layer), layer_rank_found(layer)
-        verdict = "equal" if count == found else "over" if count > found else "BELOW"
-        tally[f"layers {verdict}"] += 1
-        if verdict != "equal":
+        counted, found = layer_rank(layer), layer_rank_found(layer)
+        tally[f"layers {verdict(counted, found)}"] += 1
+        if counted != found:
             print(json.dumps({"window": str(layer.window), "in": layer.inputs,
-                              "out": layer.outputs, "count": count, "svd": found}))  # fmt: skip
-    for act in (lambda: nn.LeakyReLU(0.2), nn.Tanh):
-        for i in range(networks):
-            network, text, side = random_network(i, act)
-            noise = torch.rand(1, 3, side, side, generator=stream(i, "noise"))
-            for kind, x in (("noise", noise), ("photo", zoo.photos(i + 1, side).batch.x[i:])):
-                count, found = measured(network, side, x)
-                name = type(act()).__name__
-                verdict = "equal" if count == found else "over" if count > found else "BELOW"
-                tally[f"{name}, {kind}: {verdict}"] += 1
-                row = {"net": text, "side": side, "act": name, "x": kind, "n": 3 * side**2}
-                print(json.dumps(row | {"count": count, "rank": found}), flush=True)
+                              "out": layer.outputs, "count": counted, "svd": found}))  # fmt: skip
+    for name, kind, side, i, network in networks(count):
+        noise = torch.rand(1, 3, side, side, generator=stream(i, "noise"))
+        for what, x in (("noise", noise), ("photo", zoo.photos(i + 1, side).batch.x[i:])):
+            got = measured(network, side, x)
+            for rule in ("shapes", "confirmed", "at"):
+                tally[f"{kind}, {what}, {rule}: {verdict(got[rule], got['rank'])}"] += 1
+            row = {"net": name, "side": side, "x": what, "n": 3 * side**2}
+            print(json.dumps(row | got), flush=True)
     print("\n| what | how many |\n|---|---|")
     for what in sorted(tally):
         print(f"| {what} | {tally[what]} |")

@@ -177,6 +177,36 @@ def model_of_double(network: nn.Module, side: int, classes: int) -> Model:
     return Model.of(network, loss, Images((3, side, side), max(classes, 2)))
 
 
+def test_channels_with_the_same_signs_tell_less_of_a_photograph() -> None:
+    convs = [nn.Conv2d(3, 8, 3, 2, 1, bias=False), nn.LeakyReLU(0.2)]
+    convs += [nn.Conv2d(8, 6, 3, 2, 1, bias=False), nn.LeakyReLU(0.2)]
+    network = nn.Sequential(*convs, nn.Flatten(), nn.Linear(96, 10, bias=False))
+    model = model_of_double(seeded(1, network).double(), 16, 10)
+    batch = Batch(zoo.photos(1, 16).batch.x.double(), torch.tensor([1]))
+    (plain, *_), (at, *_) = rank.table(model), rank.table(model, batch=batch)
+    found = rank.jacobian(model, batch, sketch=None).rank
+    assert found == at.network < plain.network
+
+
+def test_what_no_window_sees_is_counted_out() -> None:
+    network = nn.Sequential(
+        nn.Conv2d(3, 11, 3, 2, 2, bias=False), nn.Tanh(),
+        nn.Conv2d(11, 12, 4, 2, 0, bias=False), nn.Tanh(),
+        nn.Flatten(), nn.Linear(48, 1, bias=False),
+    )  # fmt: skip
+    model = model_of_double(seeded(3, network).double(), 12, 1)
+    assert layer_rank(walk(model).layers[0]) == 432
+    x = torch.rand(1, 3, 12, 12, generator=stream(3, "noise"), dtype=torch.float64)
+    found = rank.jacobian(model, Batch(x, torch.tensor([1])), sketch=None).rank
+    assert network_ranks(walk(model))[0] == found == 363
+
+
+def test_a_count_at_an_example_takes_one() -> None:
+    model = model_of(zoo.three_conv(12, 20))
+    with pytest.raises(InvalidInput, match="one example"):
+        rank.layers(model, batch=Batch(torch.zeros(2, 3, 16, 16), torch.tensor([1, 2])))
+
+
 def dense_jacobian(model: Model, batch: Batch) -> Tensor:
     def gradient(x: Tensor) -> Tensor:
         params = {n: p.clone().requires_grad_() for n, p in model.params.items()}

@@ -10,9 +10,10 @@ from typing import Literal
 
 from seepage.analysis.advice import advised
 from seepage.analysis.confirm import layer_rank_found
+from seepage.analysis.overlap import repeated
 from seepage.analysis.spectrum import Cost, Spectrum, cost, jacobian
 from seepage.chains import Chain, layer_rank, network_ranks, walk
-from seepage.core import Model
+from seepage.core import Batch, Model
 
 __all__ = ["Cost", "Exposure", "Row", "Spectrum", "Tier", "cost", "jacobian", "layers", "table"]
 
@@ -74,17 +75,20 @@ class Exposure:
         return "\n".join([*lines, *(f"- {text}" for text in self.advice)])
 
 
-def table(model: Model, most: int = 4000) -> tuple[Row, ...]:
+def table(model: Model, most: int = 4000, batch: Batch | None = None) -> tuple[Row, ...]:
     """A row for every layer of a chain; layers of up to `most` unknowns are confirmed by numbers.
+
+    At one example, `batch`, the count of the whole network also sees which channels have the same
+    signs: their equations repeat each other.
 
     >>> from seepage import zoo
     >>> [(row.name, row.unknowns, row.deficit) for row in table(_model(zoo.three_conv(12, 8)), 0)]
     [('conv1', 768, 0), ('conv2', 972, -164), ('conv3', 200, 0), ('linear', 900, 0)]
     """
-    return _rows(walk(model, "rank.layers"), most)
+    return _rows(model, walk(model, "rank.layers"), most, batch)
 
 
-def layers(model: Model, most: int = 4000) -> Exposure:
+def layers(model: Model, most: int = 4000, batch: Batch | None = None) -> Exposure:
     """The rows, the tier, and which change of the architecture moves it. No data are needed.
 
     >>> from seepage import zoo
@@ -92,24 +96,22 @@ def layers(model: Model, most: int = 4000) -> Exposure:
     'identifiable'
     """
     chain = walk(model, "rank.layers")
-    rows = _rows(chain, most)
+    rows = _rows(model, chain, most, batch)
     tier = _tier(rows)
     return Exposure(rows, tier, MEANING[tier], tuple(advised(chain, rows[0].network_deficit)))
 
 
-def _rows(chain: Chain, most: int) -> tuple[Row, ...]:
-    ranks = network_ranks(chain)
+def _rows(model: Model, chain: Chain, most: int, batch: Batch | None) -> tuple[Row, ...]:
+    confirmed = [
+        layer_rank_found(layer, following=following) if layer.unknowns <= most else None
+        for layer, following in zip(chain.layers, (*chain.layers[1:], None), strict=True)
+    ]
+    twice = None if batch is None else repeated(model, chain, batch)
     return tuple(
-        Row(
-            layer.name,
-            layer.kind,
-            layer.inputs,
-            layer.unknowns,
-            layer_rank(layer),
-            layer_rank_found(layer) if layer.unknowns <= most else None,
-            network,
+        Row(layer.name, layer.kind, layer.inputs, layer.unknowns, layer_rank(layer), found, whole)
+        for layer, found, whole in zip(
+            chain.layers, confirmed, network_ranks(chain, twice, confirmed), strict=True
         )
-        for layer, network in zip(chain.layers, ranks, strict=True)
     )
 
 

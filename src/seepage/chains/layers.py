@@ -56,6 +56,15 @@ class Layer:
         """The number of entries of one input."""
         return math.prod(self.inputs)
 
+    def seen(self) -> Tensor | None:
+        """Which inputs lie in a window at all; None where all do."""
+        if self.window is None:
+            return None
+        slide, ones = self._slide, self.weight.new_ones(self.weight.shape)
+        places = self.weight.new_ones(1, *self.outputs)
+        reached = grad.conv2d_input([1, *self.inputs], ones, places, *slide)[0] > 0  # type: ignore[no-untyped-call]
+        return None if bool(reached.all()) else reached
+
     def forward(self, x: Tensor) -> Tensor:
         """z = W x + b for one example."""
         z = self.linear(x)

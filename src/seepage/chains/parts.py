@@ -1,9 +1,13 @@
-"""The modules that one example passes, in order: by symbolic tracing, or else by hooks."""
+"""The modules that one example passes, in order: by symbolic tracing, or else by hooks.
+
+Two branches that are added up again, as in a residual block, count as one part.
+"""
 
 import copy
 import dataclasses
 import operator
 from collections.abc import Callable, Iterator
+from dataclasses import dataclass
 from typing import Any
 
 import torch
@@ -13,7 +17,15 @@ from torch.nn import functional
 from seepage.core import Model
 from seepage.errors import InvalidInput
 
-Part = tuple[str, nn.Module]
+
+@dataclass(frozen=True)
+class Sum:
+    """Branches of one tensor that are added up: modules in a row each, none for the identity."""
+
+    branches: "tuple[tuple[tuple[str, nn.Module], ...], ...]"
+
+
+Part = tuple[str, nn.Module | Sum]
 
 
 def parts(model: Model, x: Tensor, who: str) -> list[Part]:
@@ -30,7 +42,12 @@ def _followed(graph: fx.Graph, module: nn.Module, who: str) -> Iterator[Part]:
     nodes = [node for node in graph.nodes if not _about_shape(node)]
     current = next(node for node in nodes if node.op == "placeholder")
     while True:
-        users = [user for user in current.users if not _about_shape(user)]
+        users = _users(current)
+        end = _end(users[0]) if len(users) == 2 else None
+        if end is not None and all(_end(user) is end for user in users):
+            yield end.name, Sum(tuple(tuple(_row(user, end, module, who)) for user in users))
+            current = end
+            continue
         if len(users) != 1:
             raise _branch(who, users, current)
         (user,) = users
@@ -42,7 +59,29 @@ def _followed(graph: fx.Graph, module: nn.Module, who: str) -> Iterator[Part]:
         current = user
 
 
-def _named(node: fx.Node, module: nn.Module, who: str) -> Part:
+def _users(node: fx.Node) -> list[fx.Node]:
+    return [user for user in node.users if not _about_shape(user)]
+
+
+def _end(node: fx.Node) -> fx.Node | None:
+    """The addition in which a branch ends that begins with this node."""
+    while node.op != "output" and node.target not in _ADDITIONS:
+        users = _users(node)
+        if len(users) != 1:
+            return None
+        node = users[0]
+    return node if node.op != "output" and len(node.all_input_nodes) == 2 else None
+
+
+def _row(
+    node: fx.Node, end: fx.Node, module: nn.Module, who: str
+) -> "Iterator[tuple[str, nn.Module]]":
+    while node is not end:
+        yield _named(node, module, who)
+        (node,) = _users(node)
+
+
+def _named(node: fx.Node, module: nn.Module, who: str) -> tuple[str, nn.Module]:
     if node.op == "call_module":
         return str(node.target), module.get_submodule(str(node.target))
     made = _FUNCTIONS.get(node.target)
@@ -81,12 +120,15 @@ def _about_shape(node: fx.Node) -> bool:
     )
 
 
+_ADDITIONS = (operator.add, operator.iadd, torch.add, "add", "add_")
+
+
 def _hooked(model: Model, x: Tensor) -> list[Part]:
     """The leaves that a forward pass calls, in order: functions between them stay unseen.
 
     What is missed shows: the chain is compared with the network before it is used.
     """
-    seen: list[Part] = []
+    seen: list[tuple[str, nn.Module]] = []
 
     def note(name: str) -> Callable[[nn.Module, Any, Any], None]:
         return lambda module, _given, _out: seen.append((name, module))
@@ -102,7 +144,7 @@ def _hooked(model: Model, x: Tensor) -> list[Part]:
     return _with_flatten(seen)
 
 
-def _with_flatten(seen: list[Part]) -> list[Part]:
+def _with_flatten(seen: list[tuple[str, nn.Module]]) -> list[Part]:
     """A Linear after a convolution takes its output flat, whoever flattened it."""
     made: list[Part] = []
     wide = False

@@ -2,7 +2,6 @@
 
 import dataclasses
 from collections.abc import Callable
-from dataclasses import dataclass
 
 import torch
 from torch import Tensor, nn
@@ -10,8 +9,10 @@ from torch import Tensor, nn
 from seepage import tree
 from seepage.chains import activations as act
 from seepage.chains.activations import Activation, Elementwise
+from seepage.chains.blocks import Block, Linked
+from seepage.chains.chain import Chain
 from seepage.chains.layers import Layer, Window
-from seepage.chains.parts import parts
+from seepage.chains.parts import Sum, parts
 from seepage.core import Model
 from seepage.errors import InvalidInput
 
@@ -19,95 +20,49 @@ _LINEAR = (nn.Linear, nn.Conv2d)
 _NEUTRAL = (nn.Identity, nn.Dropout, nn.Dropout2d, nn.AlphaDropout)
 
 
-@dataclass(frozen=True, eq=False)
-class Chain:
-    """Layers 1..d, each with the activation after it, and what comes before the first.
-
-    >>> from seepage import Images
-    >>> net = nn.Sequential(nn.Conv2d(1, 4, 3), nn.LeakyReLU(), nn.Flatten(), nn.Linear(144, 2))
-    >>> chain = walk(Model.of(net, nn.functional.cross_entropy, Images((1, 8, 8), classes=2)))
-    >>> [(layer.name, layer.inputs, layer.after.name) for layer in chain.layers]
-    [('0', (1, 8, 8), 'LeakyReLU'), ('3', (144,), 'Identity')]
-    """
-
-    layers: tuple[Layer, ...]
-    before: Activation
-    shape: tuple[int, ...]
-
-    @property
-    def homogeneous(self) -> bool:
-        """f(c x) = c f(x) for every c > 0: no bias, and nothing but slopes."""
-        return not self._biased and all(a.homogeneous for a in self._between)
-
-    @property
-    def odd(self) -> bool:
-        """f(-x) = -f(x)."""
-        return not self._biased and all(a.odd for a in self._between)
-
-    @property
-    def smooth(self) -> bool:
-        return all(a.smooth for a in self._between)
-
-    def forward(self, x: Tensor) -> Tensor:
-        """The network's output for one example, in float64."""
-        x = self.before.apply(x)
-        for layer in self.layers:
-            x = layer.after.apply(layer.forward(x.reshape(layer.inputs)))
-        return x
-
-    def states(self, x: Tensor) -> list[Tensor]:
-        """The input of every layer, and the output last."""
-        inputs = [self.before.apply(x)]
-        for layer in self.layers:
-            inputs[-1] = inputs[-1].reshape(layer.inputs)
-            inputs.append(layer.after.apply(layer.forward(inputs[-1])))
-        return inputs
-
-    def frozen(self, x: Tensor) -> "Chain":
-        """The network whose kinks keep the slopes that they have at x: smooth near x."""
-        states = self.states(x)
-        layers = [
-            dataclasses.replace(layer, after=layer.after.frozen(output))
-            for layer, output in zip(self.layers, _outputs(self, states), strict=True)
-        ]
-        return dataclasses.replace(self, layers=tuple(layers))
-
-    @property
-    def _between(self) -> list[Activation]:
-        return [self.before, *(layer.after for layer in self.layers)]
-
-    @property
-    def _biased(self) -> bool:
-        return any(layer.bias is not None for layer in self.layers)
-
-
 def walk(model: Model, who: str = "RGap") -> Chain:
     """The network as a chain, in float64, checked against the network itself on a random input."""
+    found = linked(model, who)
+    layers = tuple(link for link in found.links if isinstance(link, Layer))
+    for link in found.links:
+        if isinstance(link, Block):
+            raise InvalidInput(
+                f"{who}: at '{link.name}' the network is no chain: a residual addition has no "
+                "count of its own. Use rank.jacobian() to measure exposure."
+            )
+    return Chain(layers, found.before, found.shape)
+
+
+def linked(model: Model, who: str = "RGap") -> Linked:
+    """The network as layers and residual blocks in a row, checked on a random input."""
     shape = tuple(model.form.shape)
     exact = dataclasses.replace(
         model, params=_doubled(model.params), buffers=_doubled(model.buffers)
     )
     x = torch.rand((1, *shape), generator=torch.Generator().manual_seed(0), dtype=torch.float64)
     x = x.to(model.device)
-    build = _Builder(exact, who, x)
+    build = _Builder(exact, who, x[0])
     for name, module in parts(exact, x, who):
         build.add(name, module)
-    chain = build.chain(shape)
-    _check(chain, exact, x, who)
-    return chain
+    found = build.linked(shape)
+    _check(found, exact, x, who)
+    return found
 
 
 class _Builder:
     """Adds one module after another, and carries a random example to learn the shapes."""
 
     def __init__(self, model: Model, who: str, x: Tensor) -> None:
-        self.model, self.who, self.x = model, who, x[0]
-        self.layers: list[Layer] = []
+        self.model, self.who, self.x = model, who, x
+        self.layers: list[Layer | Block] = []
         self.pending: list[Elementwise] = []
         self.before = act.identity()
 
-    def add(self, name: str, module: nn.Module) -> None:
-        if isinstance(module, _LINEAR):
+    def add(self, name: str, module: nn.Module | Sum) -> None:
+        if isinstance(module, Sum):
+            self._close()
+            self.layers.append(self._block(name, module))
+        elif isinstance(module, _LINEAR):
             self._close()
             self._linear(name, module)
         elif isinstance(module, nn.Flatten):
@@ -117,11 +72,31 @@ class _Builder:
             self.x = step.apply(self.x)
             self.pending.append(_flattened(step, self.x.shape))
 
-    def chain(self, shape: tuple[int, ...]) -> Chain:
+    def linked(self, shape: tuple[int, ...]) -> Linked:
         self._close()
         if not self.layers:
             raise InvalidInput(f"{self.who}: the network has no Linear or Conv2d layer to invert.")
-        return Chain(tuple(self.layers), self.before, shape)
+        return Linked(tuple(self.layers), self.before, shape)
+
+    def _block(self, name: str, module: Sum) -> Block:
+        built = []
+        for branch in module.branches:
+            build = _Builder(self.model, self.who, self.x)
+            for part in branch:
+                build.add(*part)
+            build._close()
+            if build.before.steps:
+                raise InvalidInput(
+                    f"{self.who}: a branch that ends in '{name}' begins with "
+                    f"{build.before.name}, and R-GAP needs a layer first. Use Invert()."
+                )
+            built.append(build)
+        inputs, outputs = tuple(self.x.shape), tuple(built[0].x.shape)
+        branches = tuple(
+            tuple(layer for layer in build.layers if isinstance(layer, Layer)) for build in built
+        )
+        self.x = built[0].x + built[1].x
+        return Block(name, branches, inputs, outputs, act.identity())
 
     def _close(self) -> None:
         steps, self.pending = Activation(tuple(self.pending)), []
@@ -255,18 +230,13 @@ def _doubled(tensors: tree.Tensors) -> dict[str, Tensor]:
     return tree.mapped(lambda t: t.double() if t.is_floating_point() else t, tensors)
 
 
-def _outputs(chain: Chain, states: list[Tensor]) -> list[Tensor]:
-    pairs = zip(chain.layers, states[1:], strict=True)
-    return [state.reshape(layer.outputs) for layer, state in pairs]
-
-
-def _check(chain: Chain, model: Model, x: Tensor, who: str) -> None:
+def _check(chain: Linked, model: Model, x: Tensor, who: str) -> None:
     with torch.no_grad():
         wanted, got = model.predict(x)[0], chain.forward(x[0])
     same = wanted.shape == got.shape and float((wanted - got).norm()) <= 1e-5 * float(wanted.norm())
     if not same:
         raise InvalidInput(
-            f"{who}: the layers found ({', '.join(layer.name for layer in chain.layers)}) do not "
+            f"{who}: the layers found ({', '.join(layer.name for layer in chain.links)}) do not "
             "reproduce the network's output, so something between them is no layer of a chain "
             "(an addition, a concatenation, a branch). Use Invert(), or rank.jacobian() to "
             "measure exposure."

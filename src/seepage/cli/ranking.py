@@ -110,7 +110,7 @@ def run(asked: Asked, threads: int, out: Path | None, as_json: bool) -> None:
     checks.at_least("--noise", asked.noise, 0)
     torch.set_num_threads(threads)
     model, batch = _given(asked)
-    exposure, refused = _counted(model, batch is not None)
+    exposure, refused = _counted(model, batch)
     measured = None if batch is None else _measured(model, batch, asked)
     about = _about(exposure, refused, measured)
     if as_json:
@@ -135,13 +135,14 @@ def _given(asked: Asked) -> tuple[Model, Batch | None]:
     return model, batch[: asked.examples]
 
 
-def _counted(model: Model, measured: bool) -> tuple[rank.Exposure | None, str]:
-    """The count, or why there is none: then only a measurement tells."""
+def _counted(model: Model, batch: Batch | None) -> tuple[rank.Exposure | None, str]:
+    """The count, at one example where there is one, or why there is none."""
+    one = batch if batch is not None and len(batch) == 1 else None
     try:
         with screen.waiting("counting equations, and confirming small layers by numbers"):
-            return rank.layers(model), ""
+            return rank.layers(model, batch=one), ""
     except InvalidInput as error:
-        if measured:
+        if batch is not None:
             return None, str(error)
         raise InvalidInput(f"{error} To measure it as it is, pass --data app.py:loader.") from None
 

@@ -119,7 +119,11 @@ def error_signal(chain: Chain, i: int, after: Step) -> Signal:
     shape = (*after.x.shape[: after.x.ndim - len(following.inputs)], *layer.outputs)
     turned = layer.after.turned(after.x.reshape(shape))
     k = following.adjoint(after.k).reshape(shape) * turned.derivative
-    return Signal(turned.z, turned.derivative, k, turned.known, turned.saturated)
+    known, seen = turned.known, following.seen()
+    if seen is not None:
+        # Nothing tells the entries between the windows of the layer after.
+        known = seen.expand(shape) if known is None else known & seen
+    return Signal(turned.z, turned.derivative, k, known, turned.saturated)
 
 
 def back(chain: Chain, i: int, gradient: Tensors, after: Step, tol: float) -> Step:
