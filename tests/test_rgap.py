@@ -300,6 +300,21 @@ def test_twins_within_the_form_are_said_to_be_ambiguous() -> None:
     assert best >= 110
 
 
+def test_entries_between_the_windows_of_the_layer_after_are_not_needed() -> None:
+    skipping = [(24, 4, 2, 2, 1, 1), (36, 4, 0, 2, 1, 1)]  # the second skips a row and a column
+    assert recovered(pair(seeded(2, lambda: chain_of(skipping)), 2))[0] >= 95
+
+
+def test_pixels_that_nothing_sees_are_not_called_exact() -> None:
+    blind = [(20, 3, 1, 2, 1, 1), (36, 3, 0, 2, 1, 1)]
+    observation, x, _ = pair(seeded(2, lambda: chain_of(blind)), 2)
+    answer = RGap()(observation, stream(0, "attack"))
+    assert float(answer.residual) < 1e-5
+    assert psnr(answer.x, x) < 30
+    assert answer.trace["belief"] == "ambiguous"
+    assert "directions of the input open" in answer.note
+
+
 def test_odd_networks_have_a_mirrored_twin() -> None:
     convs = [(12, 4, 2, 2, 1, 1), (20, 3, 1, 2, 1, 1), (36, 3, 1, 1, 1, 1)]
     observation, x, y = pair(seeded(2, lambda: chain_of(convs, 1, act=nn.Tanh)), 2)
@@ -329,6 +344,51 @@ def test_batch_norm_in_eval_mode_folds_into_the_activation() -> None:
         return nn.Sequential(*convs, nn.Flatten(), nn.Linear(500, 10))
 
     assert recovered(pair(seeded(5, make), 5))[0] >= 95
+
+
+class Residual(nn.Module):
+    """f(x + B(x)), as in residual networks; `first` stands before the branch."""
+
+    def __init__(
+        self, channels: int, middle: int = 12, act: nn.Module | None = None,
+        norm: bool = False, first: nn.Module | None = None,
+    ) -> None:  # fmt: skip
+        super().__init__()
+        self.act = nn.LeakyReLU(0.2) if act is None else act
+        norms = [nn.BatchNorm2d(middle), nn.BatchNorm2d(channels)] if norm else [nn.Identity()] * 2
+        one = nn.Conv2d(channels, middle, 3, padding=1, bias=norm)
+        two = nn.Conv2d(middle, channels, 3, padding=1, bias=False)
+        before = [] if first is None else [first]
+        self.branch = nn.Sequential(*before, one, norms[0], self.act, two, norms[1])
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.act(x + self.branch(x))
+
+
+@pytest.mark.parametrize(
+    ("act", "norm"), [(nn.LeakyReLU(0.2), False), (nn.LeakyReLU(0.2), True), (nn.Tanh(), False)]
+)
+def test_residual_blocks_are_recovered(act: nn.Module, norm: bool) -> None:
+    def make() -> nn.Module:
+        blocks = [Residual(12, 8, act, norm), Residual(12, 16, act, norm)]
+        stem = nn.Conv2d(3, 12, 4, 2, 2, bias=False)
+        return nn.Sequential(stem, act, *blocks, nn.Flatten(), nn.Linear(972, 10, bias=False))
+
+    quality, belief = recovered(pair(seeded(9, make), 9))
+    assert quality >= 100
+    assert belief == "exact"
+
+
+def test_a_network_that_begins_with_a_residual_block_is_recovered() -> None:
+    make = headed(Residual(3), width=768)
+    observation, x, y = pair(seeded(10, make), 10)
+    answer = RGap()(observation, stream(0, "attack"))
+    assert psnr(answer.x, x) >= 100
+    assert torch.equal(answer.y, y)
+    assert [row["kind"] for row in answer.trace["layers"]] == ["Block", "Linear"]
+    several_ = dataclasses.replace(observation, n=2)
+    with pytest.raises(InvalidInput, match="residual blocks"):
+        RGap()(several_, stream(0, "attack"))
 
 
 def test_a_relu_network_is_recovered_where_its_residual_certifies_it() -> None:
@@ -422,6 +482,16 @@ def test_noise_is_survived_by_repair_and_refinement(i: int) -> None:
     assert belief == "exact"
 
 
+def test_matching_from_the_recursions_answer_improves_it() -> None:
+    observation, x, y = pair(seeded(1, lambda: zoo.three_conv(12, 20)), 1)
+    client = Noise(FedSGD(), std=3e-3, relative=True)
+    seen = observe(observation.model, Batch(x, y), client, stream(1, "client"))
+    plain = RGap(repair=False, refine="none")(seen, stream(0, "attack"))
+    matched = RGap(repair=False, refine="match")(seen, stream(0, "attack"))
+    assert float(matched.residual) < 0.5 * float(plain.residual)
+    assert psnr(matched.x, x) > psnr(plain.x, x) + 1
+
+
 def test_deficient_networks_are_said_to_have_failed() -> None:
     observation, x, _ = pair(seeded(0, zoo.cnn6_d), 0, 32)
     answer = RGap(joint=False, refine="none")(observation, stream(0, "attack"))
@@ -510,13 +580,13 @@ def test_as_many_examples_as_classes_are_refused() -> None:
 # What it refuses.
 
 
-class Residual(nn.Module):
+class Joined(nn.Module):
     def __init__(self) -> None:
         super().__init__()
-        self.conv, self.last = nn.Conv2d(3, 3, 3, padding=1), nn.Linear(768, 4)
+        self.conv, self.last = nn.Conv2d(3, 3, 3, padding=1), nn.Linear(1536, 4)
 
     def forward(self, x: Tensor) -> Tensor:
-        return self.last((x + self.conv(x)).flatten(1))
+        return self.last(torch.cat([x, self.conv(x)], 1).flatten(1))
 
 
 def headed(*layers: nn.Module, width: int) -> Callable[[], nn.Module]:
@@ -530,7 +600,8 @@ REFUSED = [
     (headed(nn.Conv2d(3, 4, 3), nn.LeakyReLU(-0.2), width=784), "one-to-one"),
     (headed(nn.Conv2d(3, 4, 3, padding=1, padding_mode="circular"), width=1024), "circular"),
     (headed(nn.Conv2d(3, 4, 3), nn.GroupNorm(2, 4), width=784), "GroupNorm"),
-    (Residual, "residual addition"),
+    (Joined, "concatenation"),
+    (headed(Residual(3, act=nn.ReLU(), first=nn.Tanh()), width=768), "needs a layer first"),
 ]
 
 

@@ -23,6 +23,7 @@ from seepage.papers.rgap import Pair, pair, ran, save
 LEVELS = (1e-4, 1e-3, 3e-3, 1e-2)
 STAGES = {
     "plain": RGap(repair=False, refine="none"),
+    "match": RGap(repair=False, refine="match"),
     "repair": RGap(refine="none"),
     "all": RGap(),
 }

@@ -139,8 +139,12 @@ def _twins(noted: Mapping[str, Any], form: Form, path: Path, side: int) -> tuple
         label = "" if row.get("label") is None else f"label {_count(row.get('label'))}, "
         kept = "chosen" if row.get("kept") is True else "its twin"
         residual = f"residual {words.small(_number(row.get('residual')))}"
-        frame = pictures.picture(form, x.reshape(form.shape), side)
-        made.append(Frame(frame, f"{label}{residual}, {kept}"))
+        shaped = x.reshape(form.shape)
+        low, high = form.box(shaped)
+        inside = float(((shaped >= low) & (shaped <= high)).double().mean())
+        where = "" if inside > 0.5 else ", outside the range of images"
+        frame = pictures.picture(form, shaped, side)
+        made.append(Frame(frame, f"{label}{residual}, {kept}{where}"))
     return tuple(made)
 
 

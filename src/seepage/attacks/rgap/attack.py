@@ -4,22 +4,23 @@ import dataclasses
 import functools
 import math
 from dataclasses import dataclass
-from typing import Any, Literal
+from typing import Literal
 
 import torch
 from torch import Generator
 
-from seepage.attacks.rgap import batch
+from seepage.attacks.rgap import batch, blocks
 from seepage.attacks.rgap import candidates as found
 from seepage.attacks.rgap import joint as joining
+from seepage.attacks.rgap.answers import answered, mixture
 from seepage.attacks.rgap.candidates import Candidate
-from seepage.attacks.rgap.certificate import clamped, verdict
 from seepage.attacks.rgap.free import freed
+from seepage.attacks.rgap.match import rematched
 from seepage.attacks.rgap.problem import Problem, problem
 from seepage.attacks.rgap.recursion import Step, System, back, error_signal
 from seepage.attacks.rgap.refine import polished, settled
 from seepage.attacks.rgap.repair import propagated, repaired
-from seepage.chains import layer_rank, network_ranks
+from seepage.chains import Chain, Linked, layer_rank, linked, network_ranks
 from seepage.checks import one_of, positive
 from seepage.core import Observation, Reconstruction
 from seepage.errors import InvalidInput
@@ -36,7 +37,7 @@ class RGap:
     layers. Every answer has a certificate: the relative residual of its own gradient. Beyond the
     paper: unknown labels and both roots of the logistic head, `repair` of signs lost to noise,
     `joint` solves of two layers where one is short of equations, and `refine`, Gauss-Newton with
-    frozen kinks ("auto": where the residual asks for it).
+    frozen kinks ("auto": where the residual asks for it; "match": by gradient matching instead).
 
     `noise` is the standard deviation of the update's noise, where the believed client has none.
     Several examples are parted where they are fewer than the classes of a softmax; with
@@ -55,27 +56,41 @@ class RGap:
     tol: float = 1e-9
     repair: bool = True
     joint: bool = True
-    refine: Literal["auto", "none"] = "auto"
+    refine: Literal["auto", "match", "none"] = "auto"
     noise: float | None = None
     combination: bool = False
 
     def __post_init__(self) -> None:
         positive("RGap.tol", self.tol)
-        one_of("RGap.refine", self.refine, ("auto", "none"))
+        one_of("RGap.refine", self.refine, ("auto", "match", "none"))
         if self.noise is not None:
             positive("RGap.noise", self.noise)
 
     def __call__(self, seen: Observation, rng: Generator) -> Reconstruction:
-        made = problem(seen, self.noise)
+        network = linked(seen.model)
+        made = problem(seen, network, self.noise)
+        if len(made.chain.layers) < len(network.links):
+            return self._blockwise(made, network, seen)
         if not self.combination and (seen.n or made.rank) > 1:
             several = self._several(made, seen, rng)
             if several is not None:
                 return several
         with torch.no_grad():
             answers = self._recovered(made, seen.n is None, rng)
+            if self.refine == "match":
+                answers = [c if c.residual <= 1e-5 else rematched(c, seen, rng) for c in answers]
         if self.combination and seen.n != 1:
-            return _mixture(answers[0], seen)
-        return _answer(made, answers, seen)
+            return mixture(answers[0], seen)
+        return answered(made, answers, seen)
+
+    def _blockwise(self, made: Problem, network: Linked, seen: Observation) -> Reconstruction:
+        if (seen.n or 1) > 1:
+            raise InvalidInput(
+                f"RGap: n={seen.n} examples, and R-GAP reads one through residual blocks. Use "
+                "Span, Imprint or Invert."
+            )
+        with torch.no_grad():
+            return blocks.recovered(made, network, seen, self.tol)
 
     def _several(self, made: Problem, seen: Observation, rng: Generator) -> Reconstruction | None:
         """The answer for a batch; None where its size is a guess that nothing confirms."""
@@ -98,11 +113,12 @@ class RGap:
         ended = found.followed(made, found.readings(made), solve.plain)
         best = min(c.residual for c in ended if not c.note)
         several = unknown and made.rank > 1
-        if (best <= 1e-5 and not made.sigma) or several:
-            return [t for c in ended for t in ([c] if c.note else found.twins(c))]
-        made = dataclasses.replace(made, sigma=_sigma(made, ended))
-        better = [c if c.note else self._improved(c, made, solve, rng) for c in ended]
-        return [t for c in better for t in ([c] if c.note else found.twins(c))]
+        if (best > 1e-5 or made.sigma) and not several:
+            # What a joint solve leaves is no noise, and a repair would solve it all again.
+            joined = made.sigma is None and solve.joins(made.chain)
+            made = made if joined else dataclasses.replace(made, sigma=_sigma(made, ended))
+            ended = [c if c.note else self._improved(c, made, solve, rng) for c in ended]
+        return [t for c in ended for t in ([c] if c.note else found.twins(c))]
 
     def _improved(
         self, candidate: Candidate, made: Problem, solve: "_Solver", rng: Generator
@@ -157,11 +173,18 @@ class _Solver:
     joint: bool
     ranks: list[int]
 
-    def plain(self, problem: Problem, i: int, after: Step) -> list[Step]:
-        chain = problem.chain
+    def joins(self, chain: Chain) -> bool:
+        """Whether some layer is solved with the one before it."""
+        return any(self._joined(chain, i) for i in range(len(chain.layers) - 1))
+
+    def _joined(self, chain: Chain, i: int) -> bool:
         short = layer_rank(chain.layers[i]) < chain.layers[i].unknowns
         full = i >= 1 and self.ranks[i - 1] == chain.layers[i - 1].unknowns
-        if self.joint and short and full and joining.possible(chain, i):
+        return self.joint and short and full and joining.possible(chain, i)
+
+    def plain(self, problem: Problem, i: int, after: Step) -> list[Step]:
+        chain = problem.chain
+        if self._joined(chain, i):
             return joining.together(chain, i, problem.gradient, after, self.tol)
         return [back(chain, i, problem.gradient, after, self.tol)]
 
@@ -204,75 +227,3 @@ def _last_misfit(made: Problem, ended: list[Candidate]) -> float:
     right = system.right(error_signal(chain, i, best.trail[i + 1]).z, made.weight(i))
     free = max(right.numel() - layer.unknowns, 1)
     return step.residual * float(right.norm()) / (system.balance * math.sqrt(free))
-
-
-def _answer(made: Problem, answers: list[Candidate], seen: Observation) -> Reconstruction:
-    kept, outside = found.chosen(answers, seen.model.form)
-    best = kept[0]
-    belief = verdict(best.residual, best.problem.relative)
-    if belief != "failed" and len(kept) > 1:
-        belief = "ambiguous"
-    notes = [_failure(made, best, seen)] if belief == "failed" else []
-    notes += [f"{len(kept)} answers explain the update equally well"] * (belief == "ambiguous")
-    notes += [text for text in (outside, best.head.note) if text]
-    trace = _trace(made, best, answers, kept, seen)
-    return _one(best, seen, best.residual, "; ".join(notes), trace | {"belief": belief})
-
-
-def _mixture(best: Candidate, seen: Observation) -> Reconstruction:
-    """Of a batch, sum_b (k . k_b) x_b / (B |k|^2): a picture, never a recovery."""
-    note = f"not recovered: one combination of the {seen.n or 'unknown number of'} examples"
-    return _one(best, seen, math.nan, note, {"belief": "combination"})
-
-
-def _one(
-    best: Candidate, seen: Observation, residual: float, note: str, trace: dict[str, Any]
-) -> Reconstruction:
-    like = next(iter(seen.model.params.values()))
-    x = clamped(best.x, seen.model.form).to(like)[None]
-    label = best.problem.answer(best.head.label)
-    certificate = like.new_tensor([residual])
-    return Reconstruction(x, label, -certificate, certificate, note, trace)
-
-
-def _failure(made: Problem, best: Candidate, seen: Observation) -> str:
-    start = f"not recovered (residual {best.residual:.1e})"
-    for layer in reversed(made.chain.layers):
-        short = layer.unknowns - layer_rank(layer)
-        if short > 0:
-            return f"{start}: layer '{layer.name}' is short of {short} equations"
-    if seen.n is None and made.rank > 1:
-        return f"{start}: the last gradient has rank {made.rank}: it is of more than one example"
-    if any(layer.after.rectified for layer in made.chain.layers):
-        return f"{start}: too few active units behind a ReLU"
-    return f"{start}: signs lost to noise"
-
-
-def _trace(
-    made: Problem,
-    best: Candidate,
-    answers: list[Candidate],
-    kept: list[Candidate],
-    seen: Observation,
-) -> dict[str, Any]:
-    return {
-        "layers": [
-            step.row(layer, layer_rank(layer) - layer.unknowns)
-            for layer, step in zip(made.chain.layers, best.trail, strict=False)
-        ],
-        "candidates": [
-            {
-                "label": c.head.label,
-                "margin": None if math.isnan(c.head.margin) else c.head.margin,
-                "residual": c.residual,
-                "kept": c in kept,
-                "note": c.note,
-            }
-            for c in answers
-        ],
-        "sigma": made.sigma,
-        "factor": best.head.factor,
-        "twins": torch.stack([c.x for c in answers if not c.note]).to(
-            next(iter(seen.model.params.values()))
-        ),
-    }

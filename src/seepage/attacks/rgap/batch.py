@@ -139,11 +139,13 @@ class _Fit:
     def error(self, mixing: Tensor) -> Tensor:
         """K, a column for each example."""
         chances = torch.softmax(mixing @ self.scores + self.shift, 1)
-        return (chances - torch.eye(len(self.shift)).to(chances)[list(self.labels)]).T
+        told = torch.eye(len(self.shift)).to(chances)[list(self.labels)]
+        return (chances - told).T
 
     def misfit(self, mixing: Tensor) -> Tensor:
         """(K M - N) / |N|."""
-        return ((self.error(mixing) @ mixing - self.wanted) / self.wanted.norm()).flatten()
+        gap: Tensor = (self.error(mixing) @ mixing - self.wanted) / self.wanted.norm()
+        return gap.flatten()
 
     def solved(self, rng: Generator) -> Tensor:
         """Gauss-Newton from M = K^+ N with K at equal chances, then with K disturbed.

@@ -10,7 +10,7 @@ from torch import Tensor, nn
 
 from seepage import tree
 from seepage.attacks.rgap.losses import LossForm, recognised
-from seepage.chains import Chain, walk
+from seepage.chains import Block, Chain, Layer, Linked
 from seepage.clients import FedAvg, FedSGD, SecureSum
 from seepage.core import Batch, Client, Model, Observation
 from seepage.errors import InvalidInput
@@ -110,11 +110,22 @@ class Problem:
         return float(tree.norm(difference)) / self.length
 
 
-def problem(seen: Observation, noise: float | None) -> Problem:
-    """Refuse what R-GAP cannot do, before any work; else make the observation ready."""
-    chain = walk(seen.model)
+def problem(seen: Observation, found: Linked, noise: float | None) -> Problem:
+    """Refuse what R-GAP cannot do, before any work; else make the observation ready.
+
+    Where the network has blocks the problem's chain is its last layer.
+    """
+    layers = tuple(link for link in found.links if isinstance(link, Layer))
+    blocks = [link for link in found.links if isinstance(link, Block)]
+    inside = [layer for block in blocks for layer in block.layers]
+    if not layers or layers[-1] is not found.links[-1]:
+        raise InvalidInput(
+            f"RGap: '{found.links[-1].name}' is last, and R-GAP starts from a Linear layer. Use "
+            "Invert(), or rank.jacobian() to measure exposure."
+        )
+    chain = Chain(layers[-1:] if blocks else layers, found.before, found.shape)
     protocol = _protocol(seen.client, seen.model)
-    gradient = _gradient(seen, chain, protocol)
+    gradient = _gradient(seen, [*inside, *layers], protocol)
     head = chain.layers[-1]
     if float(gradient[head.weight_name].norm()) == 0:
         raise InvalidInput(
@@ -132,6 +143,11 @@ def problem(seen: Observation, noise: float | None) -> Problem:
     sigma = None if sigma is None else sigma / protocol.rate
     made = Problem(chain, exact, gradient, loss, _label(seen, loss), protocol.clipped, sigma)
     _check_head(made)
+    if blocks and made.bias(-1) is None and chain.layers[-1].outputs[0] < 3:
+        raise InvalidInput(
+            f"RGap: '{blocks[-1].name}' is a residual block, and the last layer has one or two "
+            "outputs and no bias: R-GAP tells several answers apart in chains only. Use Invert()."
+        )
     return made
 
 
@@ -195,11 +211,11 @@ def _check_one_step(client: FedAvg) -> None:
         )
 
 
-def _gradient(seen: Observation, chain: Chain, protocol: _Protocol) -> dict[str, Tensor]:
+def _gradient(seen: Observation, layers: list[Layer], protocol: _Protocol) -> dict[str, Tensor]:
     params = seen.model.params
-    wanted = [layer.weight_name for layer in chain.layers]
-    if chain.layers[-1].bias is not None and chain.layers[-1].bias_name in params:
-        wanted.append(chain.layers[-1].bias_name)
+    wanted = [layer.weight_name for layer in layers]
+    if layers[-1].bias is not None and layers[-1].bias_name in params:
+        wanted.append(layers[-1].bias_name)
     for name in wanted:
         if name not in seen.update:
             raise InvalidInput(

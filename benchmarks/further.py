@@ -1,0 +1,148 @@
+"""R-GAP beyond the paper: batches, trained weights, noise in a deep network, larger images,
+residual blocks.
+
+python benchmarks/further.py [GROUP ...]: groups are batches, training, noise, larger,
+residual. JSON lines. Average pooling is in pooling.py.
+"""
+
+import json
+import sys
+import time
+from collections.abc import Callable, Iterator
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional
+
+from seepage import Batch, FedSGD, Images, Model, Noise, Observation, observe, stream, zoo
+from seepage.attacks import RGap
+from seepage.papers.rgap import psnr
+from seepage.papers.rgap_rank import digits_halves, photograph_halves, trained
+
+Row = dict[str, object]
+CNN6: Callable[[], nn.Module] = lambda: zoo.cnn6(10)  # noqa: E731
+
+
+def seeded(make: Callable[[], nn.Module], seed: int) -> nn.Module:
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(seed)
+        return make().eval()
+
+
+def given(network: nn.Module, x: Tensor, y: list[int], noise: float = 0) -> Observation:
+    size = x.shape[-1]
+    model = Model.of(network, functional.cross_entropy, Images((3, size, size), 10))
+    client = Noise(FedSGD(), std=noise, relative=True) if noise else FedSGD()
+    return observe(model, Batch(x, torch.tensor(y)), client, stream(0, "client"), tell=("n",))
+
+
+def quality(found: Tensor, x: Tensor) -> list[float]:
+    """The PSNR of every original, each against the candidate nearest to it."""
+    return [round(max(psnr(f, one) for f in found), 1) for one in x]
+
+
+def attacked(what: str, seen: Observation, x: Tensor, attack: RGap | None = None) -> Row:
+    start = time.process_time()
+    answer = (attack or RGap())(seen, stream(0, "attack"))
+    spent = time.process_time() - start
+    return {
+        "what": what,
+        "psnr": quality(answer.x, x),
+        "residual": float(answer.residual.max()),
+        "belief": answer.trace["belief"],
+        "cpu": round(spent, 1),
+        "note": answer.note,
+    }
+
+
+def batches() -> Iterator[Row]:
+    plans: list[tuple[str, Callable[[], nn.Module], int, list[int]]] = [
+        ("S(12,20)", lambda: zoo.three_conv(12, 20), 16, [4, 1]),
+        ("S(12,20)", lambda: zoo.three_conv(12, 20), 16, [4, 1, 7]),
+        ("S(12,36)", lambda: zoo.three_conv(12, 36), 16, [4, 1, 7, 0]),
+        ("S(12,36)", lambda: zoo.three_conv(12, 36), 16, [4, 1, 7, 0, 9, 2, 5, 3]),
+        ("S(12,36)", lambda: zoo.three_conv(12, 36), 16, [3, 3]),
+        ("S(12,36)", lambda: zoo.three_conv(12, 36), 16, [3, 3, 5]),
+        ("CNN6", CNN6, 32, [4, 1]),
+        ("CNN6", CNN6, 32, [4, 1, 7]),
+        ("CNN6", CNN6, 32, [4, 1, 7, 0]),
+        ("CNN6", CNN6, 32, [3, 3]),
+    ]
+    for name, make, size, y in plans:
+        for seed in range(3):
+            x = zoo.photos(20 * seed + 20, size).batch.x[20 * seed :][: len(y)]
+            yield attacked(f"{name}, labels {y}, seed {seed}", given(seeded(make, seed), x, y), x)
+
+
+def training() -> Iterator[Row]:
+    """CNN6 of ten classes along its training, on three examples that it has not seen."""
+    for task, data in (("digits", digits_halves()), ("photographs", photograph_halves())):
+        for steps in (0, 50, 400):
+            done = trained(zoo.cnn6, data, 0, steps)
+            form = Images((3, 32, 32), 10, mean=(0.5,) * 3, std=(1.0,) * 3)
+            model = Model.of(done.network, functional.cross_entropy, form)
+            for i in range(3):
+                x, y = data[2][i : i + 1] - 0.5, int(data[3][i])
+                with torch.no_grad():
+                    chance = float(done.network(x).softmax(1)[0, y])
+                for label, kind in ((y, "right"), ((y + 1) % 8, "wrong")):
+                    batch = Batch(x, torch.tensor([label]))
+                    seen = observe(model, batch, FedSGD(), stream(0, "client"))
+                    row = attacked(f"{task}, {steps} steps, {kind} label, example {i}", seen, x)
+                    yield row | {"accuracy": done.accuracy, "chance": chance}
+
+
+def noise() -> Iterator[Row]:
+    for level in (1e-6, 1e-5, 1e-4, 1e-3):
+        for i in range(2):
+            x = zoo.photos(i + 1, 32).batch.x[i:]
+            seen = given(seeded(CNN6, i), x, [3], level)
+            yield attacked(f"CNN6, noise {level:g}, pair {i}", seen, x)
+
+
+def larger() -> Iterator[Row]:
+    for i in range(2):
+        x = zoo.photos(i + 1, 64).batch.x[i:]
+        seen = given(seeded(lambda: zoo.cnn6(10, 64), i), x, [3])
+        yield attacked(f"CNN6 at 64 x 64, joint, pair {i}", seen, x, RGap(refine="none"))
+
+
+class Blocks(nn.Module):
+    """A strided convolution, residual blocks f(x + W2 f(W1 x)) of 12 channels, and a head."""
+
+    def __init__(self, middle: int, count: int) -> None:
+        super().__init__()
+        self.stem = nn.Conv2d(3, 12, 4, 2, 2, bias=False)
+        pair = [(nn.Conv2d(12, middle, 3, 1, 1, bias=False),
+                 nn.Conv2d(middle, 12, 3, 1, 1, bias=False)) for _ in range(count)]  # fmt: skip
+        self.blocks = nn.ModuleList(nn.ModuleList(two) for two in pair)
+        self.last = nn.Linear(12 * 81, 10, bias=False)
+
+    def forward(self, x: Tensor) -> Tensor:
+        x = functional.leaky_relu(self.stem(x), 0.2)
+        for first, second in self.blocks:  # type: ignore[misc]
+            x = functional.leaky_relu(x + second(functional.leaky_relu(first(x), 0.2)), 0.2)
+        return self.last(x.flatten(1))
+
+
+def residual() -> Iterator[Row]:
+    for middle, count in ((12, 1), (12, 3), (4, 3), (24, 3), (12, 6), (12, 8)):
+        for seed in range(3):
+            network = seeded(lambda m=middle, c=count: Blocks(m, c), seed)
+            x = zoo.photos(seed + 1, 16).batch.x[seed:]
+            what = f"{count} residual blocks, {middle} channels inside, seed {seed}"
+            yield attacked(what, given(network, x, [3]), x)
+
+
+GROUPS = {f.__name__: f for f in (batches, training, noise, larger, residual)}
+
+
+def main(args: list[str]) -> None:
+    torch.set_num_threads(1)
+    for group in args or list(GROUPS):
+        for made in GROUPS[group]():
+            print(json.dumps(made), flush=True)
+
+
+if __name__ == "__main__":
+    main(sys.argv[1:])
