@@ -159,7 +159,7 @@ def _drawn(out: Path, store: Path, name: str, scene: Scene, tried: dict[str, Tri
 
 def _said(title: str, row: Row) -> str:
     got, n = sum(row["recovered"]), row["n"]
-    note = f" The attack says: {_marked(row['note'])}." if row["note"] else ""
+    note = f" Of itself the attack says: {_marked(row['note'])}." if row["note"] else ""
     return f"{title[0].upper()}{title[1:]}: {got} of {n} recovered.{note}"
 
 

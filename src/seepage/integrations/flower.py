@@ -105,7 +105,7 @@ def audit_mod(
             return refusal(message, f"withheld by the audit: {error}")
         batch = data(context)
         rows = [
-            run(Trial(broadcast, batch, _Leaving(update), attack, client, tell))
+            run(Trial(broadcast, batch, _Leaving(update), attack, client, tell), "own round")
             for attack in attacks
         ]
         shares = [sum(r["recovered"]) / len(r["recovered"]) for r in rows if r["status"] == "done"]
