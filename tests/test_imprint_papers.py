@@ -13,7 +13,8 @@ def test_robbing_the_fed_quickly(tmp_path: Path) -> None:
     assert all("(0 falsely)" in claim.got for claim in claims.values() if "falsely" in claim.got)
     frozen = claims["figure 16: FedAvg, 8 steps of 8, frozen rows (ours)"]
     assert frozen.verdict == "confirmed"
-    assert {"figure3_seed31.png", "figure16.png", "directions.png"} <= {
+    figures = ("1_unique", "1_one_class", "2", "3_seed31", "5", "6", "9", "11", "16")
+    assert {*(f"figure{name}.png" for name in figures), "directions.png"} <= {
         path.name for path in tmp_path.iterdir()
     }
 

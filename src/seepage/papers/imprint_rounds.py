@@ -59,9 +59,13 @@ def answered(attack: Any, crafted: Model, batch: Batch, client: Client, seed: in
     """The same for a model that is crafted already."""
     seen = observe(crafted, batch, client, stream(seed, "client"))
     found = attack(seen, stream(seed, "attack"))
-    form = crafted.form
-    assert isinstance(form, Images)
-    truth = form.show(batch.x)
+    assert isinstance(crafted.form, Images)
+    return scored(found, crafted.form, batch.x)
+
+
+def scored(found: Reconstruction, form: Images, x: Tensor) -> Round:
+    """Candidates matched with the truth."""
+    truth = form.show(x)
     if not len(found):
         none = torch.full_like(truth, 0.5)
         return Round(found, truth, none, psnr(none, truth), (-1,) * len(truth))
@@ -104,8 +108,9 @@ def panel(played: Round, path: Path, title: str, most: int = 16) -> None:
         for row, images in enumerate((played.truth, played.shown)):
             axes[row][i].imshow(images[i].permute(1, 2, 0).numpy())
             axes[row][i].set_axis_off()
-        where = f"bin {played.bins[i]}" if played.bins[i] >= 0 else "none"
-        axes[1][i].set_title(f"{where}\n{played.decibels[i]:.0f} dB", fontsize=6)
+        where = f"bin {played.bins[i]}\n" if played.bins[i] >= 0 else "none\n"
+        where = where if "bins" in played.found.trace else ""
+        axes[1][i].set_title(f"{where}{played.decibels[i]:.0f} dB", fontsize=6)
     figure.suptitle(title, fontsize=9)
     path.parent.mkdir(parents=True, exist_ok=True)
     figure.savefig(path, dpi=120)

@@ -12,10 +12,18 @@ _SAME = 0.995  # centred correlation above which two candidates are one example
 _SLACK = 1e-4
 
 
-def read_rows(weight: Tensor, count: Tensor, notes: Notes, keep: int | None, floor: float) -> Found:
+def read_rows(
+    weight: Tensor,
+    count: Tensor,
+    notes: Notes,
+    keep: int | None,
+    floor: float,
+    dtype: torch.dtype | None = None,
+) -> Found:
     """x_i = gW_i / gb_i where row i fired for one example only; longest first, each once.
 
     `count` is what each row is divided by; rows shorter than `floor` of the longest are noise.
+    `dtype` is the client's own precision, where the rows are given in another.
     """
     size, count = weight.double().norm(dim=1), count.double()
     live = (size > floor * size.max()) & (count.abs() > 0) & count.isfinite()
@@ -23,7 +31,7 @@ def read_rows(weight: Tensor, count: Tensor, notes: Notes, keep: int | None, flo
     index = index[size[index].argsort(descending=True, stable=True)]
     if not len(index):
         return empty(weight)
-    features = (weight[index] / count[index, None]).to(weight.dtype)
+    features = (weight[index] / count[index, None]).to(dtype or weight.dtype)
     x = notes.reader.examples(features)
     off, snapped = notes.reader.judge(x)
     sure = (off <= 1) & _inside(features, index, notes)

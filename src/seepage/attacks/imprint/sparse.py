@@ -95,7 +95,7 @@ class SparseImprint:
         found = (
             peel((weight, count), notes, seen.n, nested=False, rule=on_grid(notes, before[0].dtype))
             if len(notes.measures) > 1
-            else read_rows(weight, count, notes, seen.n, _FLOOR)
+            else read_rows(weight, count, notes, seen.n, _FLOOR, before[0].dtype)
         )
         return reconstruction(seen, found, notes)
 
