@@ -8,6 +8,7 @@ import shlex
 import shutil
 import subprocess
 import sys
+from html import unescape
 from pathlib import Path
 
 import numpy
@@ -133,7 +134,7 @@ def test_the_site_has_a_page_for_everything(tmp_path: Path) -> None:
     for folder, home in {"attacks": attacks, "defenses": defenses, "clients": clients}.items():
         for name in home.__all__:
             if folder != "attacks" or attacking(getattr(home, name)):
-                text = (html / folder / f"{name}.html").read_text()
+                text = unescape((html / folder / f"{name}.html").read_text())
                 assert (inspect.getdoc(getattr(home, name)) or "")[:20].split("`")[0] in text
 
 
