@@ -16,6 +16,7 @@ from typing import Any
 import torch
 
 HERE = Path(__file__).parent
+MEASURED = HERE.parent / "runs" / "reproduced" / "reproduced.md"  # of `make reproduced`
 sys.path.insert(0, str(HERE))
 
 import pages  # noqa: E402 (a neighbour, wherever this is started)
@@ -72,6 +73,8 @@ def write(out: Path, store: Path | None) -> Path:
             shutil.copy(page, source)
     with (source / "reproduced.md").open("a", encoding="utf-8") as file:
         file.write(pages.papers_table())
+        if MEASURED.exists():
+            file.write(re.sub("^#", "\n##", MEASURED.read_text("utf-8"), flags=re.MULTILINE))
     (source / "attacks").mkdir()
     pages.parts_page(source)
     found = {"attacks": list(pages.attack_pages(source, store)), "defenses": [], "clients": []}

@@ -31,7 +31,7 @@ ELSEWHERE = {
     "pip install": "test_flower.py",
     "python examples/flower/federation.py": "test_flower.py",
     "nvflare simulator": "test_nvflare.py",
-    "seepage attack runs/flower/": "test_flower.py",
+    "seepage attack $(ls runs/flower/": "test_flower.py",
     "seepage audit app.py:build": "test_cli.py",
     "seepage dp --noise-multiplier": "test_cli_dp.py",
     "seepage dp --want-epsilon": "test_cli_dp.py",

@@ -3,7 +3,7 @@
     python examples/flower/federation.py                       # undefended
     python examples/flower/federation.py --protect             # each client protects itself
     python examples/flower/federation.py --hostile --protect   # a server that sets a trap
-    seepage attack runs/flower/round-1/node-*.safetensors \
+    seepage attack $(ls runs/flower/round-1/node-*.safetensors | head -1) \
         --model examples/flower/task.py:build --attack "BiasRatio()"
 
 Needs `pip install "flwr[simulation]>=1.41"`.
