@@ -427,3 +427,20 @@ def test_half_precision_ends_in_single_precision() -> None:
     assert psnr(answer.x, batch.x) > 30
     with pytest.raises(InvalidInput, match="compile"):
         Invert(precision="bf16", compile=True)
+
+
+def test_the_end_stands_where_misfit_and_priors_together_are_lower() -> None:
+    """A rougher moment on the way may explain the update better than the smooth end."""
+    model, batch = dense(), secret(1)
+    flat = Batch(0.5 + 0.02 * (batch.x - 0.5), batch.y)
+    seen = observe(model, flat, FedSGD(), stream(0, "client"), tell=("n", "y"))
+    search = Invert(priors=(TV(1.0),), steps=1).begin(seen, stream(0, "attack"))
+    rough, smooth = (search.problem.units.u(x) for x in (flat.x, 0 * flat.x + flat.x.mean()))
+    search.record.saw(0.0, [rough])
+    search.leaves, search.record.last = [smooth], 1.0
+    misfits = [search.problem.measure([u]).misfit for u in (rough, smooth)]
+    assert misfits[1] > 1.5 * misfits[0]
+    assert torch.equal(search.best()[0][0], smooth)
+    bare = dataclasses.replace(search.problem, priors=())
+    search.problem = bare
+    assert torch.equal(search.best()[0][0], rough)

@@ -12,12 +12,20 @@ from torch.nn.attention import SDPBackend, sdpa_kernel
 
 from seepage import zoo
 from seepage.attacks import L2, Cosine, Invert, StartFrom, Told
+from seepage.attacks.matching import layers
 from seepage.attacks.matching.attention import Attentive
 from seepage.attacks.matching.layers import condensed, searchable
 from seepage.attacks.matching.objectives import Objective
 from seepage.clients import FedAvg, FedSGD
 from seepage.core import Batch, Client, Model, observe, stream
 from seepage.forms import Images
+
+
+@pytest.fixture(autouse=True)
+def _small_layers_too(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(layers, "_SMALL", 0)
+    monkeypatch.setattr(layers, "_LARGE", 0)
+
 
 GEOMETRIES = [
     pytest.param(
@@ -239,3 +247,13 @@ def test_attention(settings: dict[str, object]) -> None:
     found, wanted = slope(mode), slope(sdpa_kernel(SDPBackend.MATH))
     assert mode.used
     assert float((found - wanted).norm() / wanted.norm()) < 1e-13
+
+
+def test_small_layers_stay_as_they_are(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.undo()
+    form = Images((3, 32, 32), classes=8)
+    model = Model.of(zoo.convnet(32, 8, seed=0), functional.cross_entropy, form)
+    kinds = [type(getattr(searchable(model).module, f"conv{i}")).__name__ for i in (1, 2)]
+    assert kinds == ["Conv2d", "Convolution"]
+    large = {"conv4.weight", "conv5.weight", "conv6.weight", "conv7.weight", "conv8.weight"}
+    assert set(condensed(model, model.params)) == large

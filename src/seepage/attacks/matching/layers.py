@@ -13,6 +13,9 @@ from seepage.attacks.matching.normalisation import Normalisation
 from seepage.attacks.matching.rectifier import SmoothRectifier
 from seepage.core import Model
 
+# On small layers Python's overhead is more than the arithmetic that is saved.
+_SMALL, _LARGE = 4096, 65536
+
 
 def searchable(model: Model, observed: Mapping[str, Tensor] | None = None) -> Model:
     """The same model on a copy of its network whose layers are those of this folder where they fit.
@@ -22,8 +25,8 @@ def searchable(model: Model, observed: Mapping[str, Tensor] | None = None) -> Mo
 
     >>> from seepage import zoo
     >>> batch, form = zoo.photos(1, 32)
-    >>> fast = searchable(Model.of(zoo.convnet(4), nn.functional.cross_entropy, form))
-    >>> type(fast.module.conv1).__name__
+    >>> fast = searchable(Model.of(zoo.convnet(32), nn.functional.cross_entropy, form))
+    >>> type(fast.module.conv2).__name__
     'Convolution'
     """
     module = copy.deepcopy(model.module)
@@ -42,11 +45,15 @@ def searchable(model: Model, observed: Mapping[str, Tensor] | None = None) -> Mo
 
 
 def condensed(model: Model, observed: Collection[str]) -> list[str]:
-    """The weights of the observed gradient that belong to one plain layer each."""
+    """The large weights of the observed gradient that belong to one plain layer each."""
     named = list(model.module.named_parameters(remove_duplicate=False))
     uses = {name: sum(p is q for _, q in named) for name, p in named}
     layers = (f"{name}.weight".lstrip(".") for name, m in model.module.named_modules() if _fits(m))
-    return [name for name in layers if name in observed and uses.get(name) == 1]
+    return [
+        name
+        for name in layers
+        if name in observed and uses.get(name) == 1 and model.params[name].numel() >= _LARGE
+    ]
 
 
 def _fits(plain: nn.Module) -> bool:
@@ -56,7 +63,8 @@ def _fits(plain: nn.Module) -> bool:
 def _simple(plain: nn.Module) -> bool:
     # Exact types: a subclass may compute something else.
     zeros = type(plain) is nn.Conv2d and plain.padding_mode == "zeros"
-    return zeros and not isinstance(plain.padding, str)
+    large = isinstance(plain, nn.Conv2d) and plain.weight.numel() >= _SMALL
+    return zeros and large and not isinstance(plain.padding, str)
 
 
 def _made(plain: nn.Module, goal: Goal | None) -> nn.Module | None:

@@ -170,6 +170,12 @@ class Problem:
         cosine = tree.dot(given, observed) / (lengths[0] * lengths[1]).clamp(min=1e-300)
         return Measure(misfit.value, float(residual), float(cosine))
 
+    def penalty(self, leaves: Sequence[Tensor]) -> float:
+        """What the priors of pixels add to the misfit."""
+        with torch.no_grad():
+            u = self.u(leaves)
+            return sum(float(prior.of_pixels(u)[0]) for prior in self.priors)
+
     def _scalars(self, x: Tensor, y: Tensor | None) -> list[Tensor]:
         parts = [term.value(self.fast.inputs, y) for term in self.terms]
         if self.match.objective.task:

@@ -74,7 +74,8 @@ class Search:
     def best(self) -> tuple[list[Tensor], Measure]:
         """The last candidate, unless the best by its misfit explains the update clearly better.
 
-        The end of a search is smoother than its luckiest moment.
+        The end of a search is smoother than its luckiest moment: it stands too where misfit and
+        priors together, which is what was minimised, are lower at the end.
         """
         if self.record.best is None and not self.record.healthy:
             raise Failed(
@@ -85,7 +86,8 @@ class Search:
         if self.record.best is None:
             return last
         best = self.record.best, self.problem.measure(self.record.best)
-        near = last[1].misfit <= _CLEARLY * best[1].misfit
+        totals = [one[1].misfit + self.problem.penalty(one[0]) for one in (last, best)]
+        near = last[1].misfit <= _CLEARLY * best[1].misfit or totals[0] <= totals[1]
         return last if near and self.record.healthy else best
 
     def answer(self) -> Reconstruction:
