@@ -46,6 +46,8 @@ def test_leak_at_equal_cost_is_isotonic_and_not_extrapolated() -> None:
     points = curve((0, 10), (1, 6), (2, 8), (4, 1))
     found = [equal_cost(points, loss).leak for loss in (0, 0.5, 1.5, 3, 4)]
     assert found == [10, 8.5, 7, 4, 1]
+    lucky = curve((0, 200), (-1, 16), (6, 15))
+    assert equal_cost(lucky, 1.0).leak == pytest.approx(15.77, abs=0.01)
     assert not equal_cost(points, 5).known
     assert not equal_cost(points, -0.1).known
     with pytest.raises(InvalidInput, match="1 strengths make no curve"):

@@ -77,8 +77,10 @@ def pareto(points: Sequence[Point]) -> list[Point]:
 def equal_cost(points: Sequence[Point], loss: float, seed: int = 0) -> Reading:
     """The leak of one defense at a given cost: isotonic in its strengths, never extrapolated.
 
-    Leak is fitted as a falling function of cost by pooling adjacent violators, and read between
-    neighbours; the interval by drawing seeds and batches again (bootstrap).
+    `points` in rising strength: along it costs are fitted to rise and leaks to fall, by pooling
+    adjacent violators, and the leak is read between neighbours. (Fitted on the measured costs
+    alone, a strong setting that by chance costs less than nothing would spoil the weak ones.) The
+    interval by drawing seeds and batches again (bootstrap).
 
     >>> equal_cost([Point("a", (0.0,) * 3, (9.0,) * 3), Point("b", (2.0,) * 3, (5.0,) * 3)], 1.0)
     Reading(leak=7.0, low=7.0, high=7.0)
@@ -124,18 +126,19 @@ def _redrawn(values: Sequence[tuple[float, ...]], rng: torch.Generator) -> list[
 
 
 def _curve(costs: Sequence[float], leaks: Sequence[float], loss: float) -> float:
-    order = sorted(range(len(costs)), key=lambda i: costs[i])
-    levels = _falling([leaks[i] for i in order])
-    return _read(torch.tensor([costs[i] for i in order]).double(), levels, loss)
+    rising = [-cost for cost in _falling([-cost for cost in costs])]
+    return _read(torch.tensor(rising).double(), _falling(leaks), loss)
 
 
 def _read(costs: Tensor, levels: list[float], loss: float) -> float:
     if not float(costs[0]) <= loss <= float(costs[-1]):
         return math.nan
-    above = min(int(torch.searchsorted(costs, torch.tensor(loss).double())), len(levels) - 1)
+    # Of strengths that cost the same the strongest counts.
+    wanted = torch.tensor(loss).double()
+    above = min(int(torch.searchsorted(costs, wanted, right=True)), len(levels) - 1)
     below = max(above - 1, 0)
     width = float(costs[above] - costs[below])
-    share = (loss - float(costs[below])) / width if width else 1.0
+    share = min(1.0, (loss - float(costs[below])) / width) if width else 1.0
     return levels[below] + share * (levels[above] - levels[below])
 
 

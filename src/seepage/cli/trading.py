@@ -25,7 +25,7 @@ from seepage.tradeoffs import words as said
 from seepage.tradeoffs.measure import ATTACKERS
 from seepage.values import value
 
-QUICK = Plan(rounds=100, seeds=(0, 1, 2), grid=(0.3, 1.0, 3.0))
+QUICK = Plan(rounds=100, seeds=(0, 1, 2), grid=(0.3, 1.0, 3.0, 10.0))
 
 
 @dataclass(frozen=True)
@@ -81,7 +81,7 @@ def run(asked: Asked, store: Path, power: tuple[int, int], as_json: bool) -> Non
     if as_json:
         typer.echo(text)
     else:
-        _show(outcome)
+        _show(outcome, trade)
     screen.note(f"Wrote {store / 'tradeoff.png'} and {store / 'tradeoff.json'}.")
     screen.note(f"The leaks as a report: seepage report {store / 'leakage'}")
 
@@ -134,10 +134,17 @@ def _enough(examples: int, data: Splits) -> None:
         )
 
 
-def _show(outcome: Outcome) -> None:
+def _show(outcome: Outcome, trade: Trade) -> None:
     screen.out().print(_strengths(outcome))
     screen.out().print(_equal(outcome))
     screen.lines(_sentences(outcome))
+    screen.lines(
+        [
+            f"Leaks are of batches of {trade.n}, costs of training on batches of "
+            f"{trade.plan.batch}: noise that is divided by the batch size, as that of DPSGD, is "
+            "smaller in larger ones (see --examples)."
+        ]
+    )
 
 
 def _strengths(outcome: Outcome) -> Grid:
@@ -197,8 +204,8 @@ def _cheap(metric: str, points: list[Point], cost: float) -> str:
 def _sentences(outcome: Outcome) -> Iterator[str]:
     for one in said.claims(outcome):
         yield (
-            f'"{said.CLAIM}", {one.attacker} attacker, at a cost of {one.cost:g}: {one.verdict} '
-            f"({one.why})"
+            f'"{said.CLAIM}", {one.attacker} attacker, {one.cost:g} % of accuracy lost: '
+            f"{one.verdict} ({one.why})"
         )
     yield from (f"Failed, and left out: {text}" for text in outcome.failed)
     yield (
