@@ -55,7 +55,7 @@ class Scan:
 
 @value
 class Screened:
-    """The findings of a scan, at a tenth of its cost where most layers can be cleared by a proof.
+    """The findings of a scan, at a fifth of its cost where a proof clears most layers.
 
     k rows R on some columns S of a matrix W are independent beyond doubt where W_RS W_RS^T - t I
     has a Cholesky factor, t = (1e-5 |W|_F)^2: by interlacing, W then has k singular values above
