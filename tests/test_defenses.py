@@ -503,3 +503,26 @@ def test_poisson_sampling_shares_noise_alone_where_it_draws_no_example() -> None
     torch.testing.assert_close(torch.stack(rounds).mean(0), whole, rtol=0.1, atol=1e-3)
     with pytest.raises(InvalidInput, match=r"DPSGD\.rate=0"):
         DPSGD(1.0, 1.0, rate=0.0)
+
+
+class Looking(nn.Module):
+    """A network whose path depends on its data, which no vectorised map can follow."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.linear = nn.Linear(4, 2)
+
+    def forward(self, x: Tensor) -> Tensor:
+        scores: Tensor = self.linear(x)
+        return scores if bool((x >= 0).all()) else 2 * scores
+
+
+def test_each_example_is_clipped_also_where_the_network_looks_at_its_data() -> None:
+    model, _ = zoo.example()
+    looking = Model.of(Looking(), functional.cross_entropy, model.form)
+    x = torch.rand(3, 4, generator=stream(0, "x"))
+    batch = Batch(torch.cat([x, -x]), torch.arange(6) % 2)
+    client = DPSGD(norm=0.1, multiplier=0.0)
+    found = client(looking, batch, stream(0, "c"))["linear.weight"]
+    alone = [client(looking, batch[i : i + 1], stream(0, "c"))["linear.weight"] for i in range(6)]
+    torch.testing.assert_close(found, torch.stack(alone).mean(0))

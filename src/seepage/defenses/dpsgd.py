@@ -74,13 +74,17 @@ def _examples(model: Model, batch: Batch) -> Iterator[Tensors]:
     def risk(params: Tensors, x: Tensor, y: Tensor | None) -> Tensor:
         return model.risk(params, Batch(x[None], None if y is None else y[None]))
 
-    gradient = torch.func.vmap(
-        torch.func.grad(risk), in_dims=(None, 0, 0 if batch.y is not None else None)
-    )
-    size = max(1, _ENTRIES // tree.size(model.params))
+    single = torch.func.grad(risk)
+    gradient = torch.func.vmap(single, in_dims=(None, 0, 0 if batch.y is not None else None))
+    params, size = dict(model.params), max(1, _ENTRIES // tree.size(model.params))
     for start in range(0, len(batch), size):
         part = batch[start : start + size]
-        yield gradient(dict(model.params), part.x, part.y)
+        try:
+            yield gradient(params, part.x, part.y)
+        except RuntimeError:  # a network that looks at its data, as language models do at padding
+            y = [None] * len(part) if part.y is None else part.y
+            each = [single(params, x, label) for x, label in zip(part.x, y, strict=True)]
+            yield {name: torch.stack([g[name] for g in each]) for name in params}
 
 
 def _clipped_sum(examples: Tensors, norm: float) -> dict[str, Tensor]:
