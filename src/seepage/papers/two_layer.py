@@ -16,6 +16,8 @@ from seepage.forms import Images
 from seepage.tree import Tensors
 from seepage.values import value
 
+_EXACT = "donot_use_mm_for_euclid_dist"
+
 
 @value
 class Jitter:
@@ -86,9 +88,10 @@ def direction_error(answer: Reconstruction, truth: Tensor) -> float:
     """The mean of sqrt(2 - 2 |cos|) after assignment: 0 for the right lines, at most 1.41."""
     if len(answer.x) == 0:
         return math.sqrt(2)
-    found = normalize(answer.x.double().flatten(1))
-    cosine = (normalize(truth.double()) @ found.T).abs()
-    distance = (2 - 2 * cosine).clamp_min(1e-16).sqrt()
+    found, wanted = normalize(answer.x.double().flatten(1)), normalize(truth.double())
+    # |u - v| of unit vectors, not sqrt(2 - 2 cos), which rounding stops at 1e-8.
+    sides = [torch.cdist(wanted, side * found, compute_mode=_EXACT) for side in (1, -1)]
+    distance = torch.minimum(*sides).clamp_min(1e-16)
     rows, columns = linear_sum_assignment(distance.log().numpy())
     missing = (len(truth) - len(rows)) * math.sqrt(2)
     return (float(distance[rows, columns].sum()) + missing) / len(truth)

@@ -16,6 +16,7 @@ from seepage.attacks.matching.presets import (
     tag,
 )
 from seepage.attacks.matching.priors import TV, BatchStats, Features, L2Prior
+from seepage.attacks.matching.recovered import Recovered
 from seepage.attacks.matching.restarts import Restarts
 from seepage.attacks.matching.starts import (
     ClassMean,
@@ -48,6 +49,7 @@ __all__ = [
     "Learned",
     "Normal",
     "Pattern",
+    "Recovered",
     "Restarts",
     "SameClass",
     "Small",

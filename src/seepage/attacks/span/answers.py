@@ -20,6 +20,8 @@ def predicted_error(given: Measured, state: State) -> float:
     noise that the spectrum shows below the rank, carried through M^+, for the space itself.
     """
     equations, space = given.equations, given.space
+    if not bool(state.curve.slope.isfinite().all() and state.back.isfinite().all()):
+        return math.inf
     matrix, _ = normal(equations, state)
     n, rank = state.at.x.shape
     inverse = _inverted(matrix).diagonal().view(n, -1)[:, :rank]
@@ -34,13 +36,16 @@ def predicted_error(given: Measured, state: State) -> float:
 
 
 def _inverted(matrix: Tensor) -> Tensor:
-    """The inverse of J^T J, or where rounding makes it singular, the pseudo-inverse: ten times
-    as slow."""
+    """The inverse of J^T J, or where rounding makes it singular, ten times as slow, its
+    pseudo-inverse; infinite where there is not even that."""
     factor, failed = torch.linalg.cholesky_ex(matrix)
-    if int(failed):
+    if not int(failed):
+        return torch.cholesky_inverse(factor)
+    try:
         pseudo: Tensor = torch.linalg.pinv(matrix, rtol=1e-15, hermitian=True)
-        return pseudo
-    return torch.cholesky_inverse(factor)
+    except RuntimeError:  # eigenvalues that did not converge
+        return torch.full_like(matrix, torch.inf)
+    return pseudo
 
 
 def labels(seen: Observation, delta: Tensor, x: Tensor) -> Tensor:

@@ -81,7 +81,7 @@ class Span:
             return solution
         weight = weight_of(seen, stack.hidden)
         given = completed(solution.given, gradient, weight, seen.n)
-        if given is None:
+        if given is None or _too_many(seen, given):
             return solution
         again = self._solution(seen, stack, given, rng)
         return min(solution, again, key=lambda one: one.found.residual / one.enough)
@@ -109,7 +109,9 @@ class _Solution:
 
     @property
     def holds(self) -> bool:
-        return self.found.residual <= self.enough
+        """Whether all equations hold, of a gradient that n examples can have: of rank n at most."""
+        possible = self.given.noise > 0 or self.given.space.rank <= len(self.found.state.at.x)
+        return possible and self.found.residual <= self.enough
 
 
 def told(activation: str | Callable[[Tensor], Tensor] | None) -> Activation | None:
@@ -154,7 +156,7 @@ def _too_many(seen: Observation, given: Measured) -> str | None:
     if given.equations.size < unknowns:
         return (
             f"batch too large for this layer: {unknowns} unknowns and only "
-            f"{given.equations.size} equations"
+            f"{given.equations.size} equations (entries of the update that are not zero)"
         )
     return None
 
@@ -206,6 +208,7 @@ def _trace(solution: _Solution, features: Tensor, delta: Tensor, as_this: Tensor
         "starts": solution.starts,
         "residual": solution.found.residual,
         "enough": solution.enough,
+        "holds": solution.holds,
         "predicted error": predicted_error(solution.given, solution.found.state),
         "features": features.to(as_this),
         "output gradients": delta.to(as_this),
@@ -216,7 +219,12 @@ def _note(seen: Observation, solution: _Solution, reached: bool, certain: bool) 
     rank = solution.given.space.rank
     few = seen.n is not None and rank < seen.n
     parts = [f"rank {rank} for {seen.n} examples: some are duplicates or dead"] if few else []
-    if not solution.holds:
+    if not solution.holds and solution.found.residual <= solution.enough:
+        parts.insert(
+            0,
+            f"not recovered: rank {rank}, which is more than a gradient of {seen.n} examples has",
+        )
+    elif not solution.holds:
         parts.insert(
             0,
             f"not recovered: residual {solution.found.residual:.1e} after "

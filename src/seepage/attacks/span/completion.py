@@ -29,7 +29,9 @@ def completed(given: Measured, gradient: Tensor, weight: Tensor, rank: int) -> M
     half = int((kept >= 0.5 * gradient.shape[1]).sum())
     best = order[: max(half, 12 * rank)]
     best = best[kept[best] >= 2 * rank]
-    if len(best) < 2 * rank:
+    # A matrix of this rank has rank (rows + columns) numbers of its own: fewer fit anything.
+    own = rank * (len(best) + int(gradient[units[best]].any(0).sum()))
+    if len(best) < 2 * rank or int(kept[best].sum()) < 1.5 * own:
         return None
     filled = _filled(gradient[units[best]], rank)
     space = row_space(filled, 1e-10, rank)

@@ -75,7 +75,8 @@ class Equations:
 
     @property
     def size(self) -> int:
-        return sum(block.numel() for block in self.blocks if block is not None)
+        """How many numbers were measured. Zeros are none: pruning and dropout leave them."""
+        return sum(int(block.count_nonzero()) for block in self.blocks if block is not None)
 
 
 @dataclass(frozen=True)

@@ -29,8 +29,7 @@ def features(seen: Observation, rng: Generator, span: Span | None = None) -> Lay
     Wang, Lee and Lei 2023, arXiv 2212.03714, section 5, recover them with tensor moments.
     """
     answer = (span or Span())(seen, rng)
-    solved = answer.trace.get("residual", 1.0) <= answer.trace.get("enough", 0.0)
-    if not solved:
+    if not answer.trace.get("holds", False):
         return None
     hidden = stack_of(seen.model).hidden
     read = inputs_of(seen.model, hidden)
