@@ -608,6 +608,16 @@ def test_a_ceiling_that_was_passed_is_withdrawn(tmp_path: Path) -> None:
     assert "these few examples lie above it" in said
 
 
+def test_a_ceiling_that_limits_nothing_is_none(tmp_path: Path) -> None:
+    weak = noisy(ceiling("records", 0, 2.0), ceiling("naming", None, 1.0))
+    said = Report([weak], tmp_path).verdict
+    assert f"from {NOISY}: the noise is too weak for any limit." in said
+    some = noisy(ceiling("records", 0, 2.0), ceiling("pixels", 9.0, 43.0))
+    said = Report([some], tmp_path).verdict
+    assert "a mean error no better than 43.0 dB" in said
+    assert "recovered on average" not in said
+
+
 def test_noise_without_a_ceiling_says_why(tmp_path: Path) -> None:
     why = ceiling("pixels", 9.0, None, label="none", assumptions=["the noise grows"])
     assert "from " + NOISY + ": the noise grows." in Report([noisy(why)], tmp_path).verdict

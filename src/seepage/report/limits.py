@@ -15,6 +15,7 @@ LABELS = {
     "indicative": "not proven: a condition of the proof fails or was not checked",
 }
 OPEN = "no ceiling"
+_CERTAIN = 0.995
 
 
 @dataclass(frozen=True)
@@ -121,15 +122,21 @@ _SENTENCES = {
 def sides(group: Group) -> list[Sides]:
     """Every line of one client; without a ceiling on records, each of n may be recovered."""
     held = [(r, one) for r in group.results for one in limits(r)]
-    of = {
-        name: [pair for pair in held if pair[1].of == name and not pair[1].open] for name in _LINES
-    }
+    known = [(r, one) for r, one in held if not one.open and not _vacuous(r, one)]
+    of = {name: [pair for pair in known if pair[1].of == name] for name in _LINES}
     lines = [line(of[name]) for name, line in _LINES.items() if of[name]]
     if of["records"]:
         return lines
-    reasons = next((one.assumptions for _, one in held if one.open), ("no noise is added",))
+    none = ("the noise is too weak for any limit",) if held else ("no noise is added",)
+    reasons = next((one.assumptions for _, one in held if one.open), none)
     single = ("nothing limits single examples, only what the next line bounds",)
     return [_all(group, single if lines else reasons), *lines]
+
+
+def _vacuous(result: Result, limit: Limit) -> bool:
+    """Whether a limit is what would be so without it: all examples, or certainty."""
+    most = {"records": float(result.n), "naming": 1.0}.get(limit.of, math.inf)
+    return limit.limit > _CERTAIN * most
 
 
 def _all(group: Group, why: tuple[str, ...]) -> Sides:
