@@ -115,6 +115,19 @@ def test_counts_certify_data_without_a_grid() -> None:
     assert float(crafted.risk(crafted.params, batch)) > 30
 
 
+def test_counts_hold_before_networks_that_are_very_sure_of_themselves() -> None:
+    sample = private(32, 34)
+    network = small()
+    nn.init.constant_(network[-1].bias, 0.0)  # type: ignore[index,arg-type]
+    network[-1].weight.data *= 300  # type: ignore[index,union-attr]
+    model = sample.model(network)
+    assert float(model.predict(sample.x).amax(1).min()) > 30
+    crafted, found = attacked(Counted(bins=64, directions=1, public=PUBLIC.x), model, sample.batch)
+    sure = torch.tensor(found.trace["certified"])
+    assert int(sure.sum()) == expected.peeled(cells(crafted, sample.x))
+    assert float(distances(found.x[sure], sample.x).amin(1).max()) < 1e-6
+
+
 def test_counts_need_the_number_of_examples_and_a_classifier() -> None:
     sample = private(4, 30)
     attack = Counted(bins=8, directions=1, public=PUBLIC.x)

@@ -17,19 +17,21 @@ from seepage.errors import InvalidInput
 from seepage.values import value
 
 _WEIGHT = 1e-3  # of each activation in the extra logit: too little to move any softmax
-_CERTAIN = 40.0  # the extra logit's bias: its probability is 1 to seventeen digits
+_CERTAIN = 40.0  # how far the extra logit lies above all others: its probability is then 1
+_AT_ONCE = 256
 _OFF = 0.2  # how far from one a count may lie
 
 
 @value
 class Counted:
-    """The rows feed one more logit with weight lambda and bias 40: a bin's gradient counts.
+    """The rows feed one more logit with weight lambda and a large bias: a bin's gradient counts.
 
     d_l = lambda (number of examples in bin l) / n,  so that x_l = D_l / d_l where the count is 1
 
     Every example's gradient at the extra logit is its probability, 1, whatever its label, so all
     weigh the same and bins are certified without a grid, and peeled over several `directions` as
-    in `Imprint`. It needs n and a classifier with cross-entropy; the loss of about 40 is visible.
+    in `Imprint`. The bias lies 40 above the network's largest logit on the public data. It needs n
+    and a classifier with cross-entropy; the loss of 40 and more is visible.
     """
 
     bins: int = 128
@@ -53,7 +55,8 @@ class Counted:
         rows = Rows(linear(weight, bias), nn.ReLU(), Add(0.0, torch.zeros(len(bias))), None)
         rows.notes = notes
         like = next(iter(model.params.values()))
-        return Model.of(Counting(rows.to(like), place.module), model.loss, model.form)
+        certain = _CERTAIN + _largest(model, public)
+        return Model.of(Counting(rows.to(like), place.module, certain), model.loss, model.form)
 
     def __call__(self, seen: Observation, rng: Generator) -> Reconstruction:
         weight, bias, notes = gradients(seen)
@@ -82,15 +85,24 @@ def _check_classifier(model: Model, probe: Tensor) -> None:
         )
 
 
-class Counting(nn.Module):
-    """The network's logits and one more: 40 + lambda sum_i a_i."""
+def _largest(model: Model, public: Tensor | tuple[float, float]) -> float:
+    """The largest logit over public data: trained networks reach dozens."""
+    if not isinstance(public, Tensor):
+        return 0.0
+    with torch.no_grad():
+        parts = (public[start : start + _AT_ONCE] for start in range(0, len(public), _AT_ONCE))
+        return max(0.0, *(float(model.predict(part.to(model.device)).max()) for part in parts))
 
-    def __init__(self, block: Rows, inner: nn.Module) -> None:
+
+class Counting(nn.Module):
+    """The network's logits and one more: a large number + lambda sum_i a_i."""
+
+    def __init__(self, block: Rows, inner: nn.Module, certain: float) -> None:
         super().__init__()
-        self.block, self.inner = block, inner
+        self.block, self.inner, self.certain = block, inner, certain
 
     def forward(self, x: Tensor) -> Tensor:
         """One class more than the network has, and nearly certain."""
         fired = self.block.activation(self.block.linear(x.flatten(1)))
-        extra = _CERTAIN + _WEIGHT * fired.sum(1, keepdim=True)
+        extra = self.certain + _WEIGHT * fired.sum(1, keepdim=True)
         return torch.cat([self.inner(x), extra], 1)
