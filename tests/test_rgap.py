@@ -186,6 +186,20 @@ def test_the_softmax_head_finds_the_scale(scale: float, classes: int) -> None:
     assert clipped.factor == pytest.approx(0.03, rel=1e-6)
 
 
+def test_the_softmax_head_finds_the_scale_of_a_sure_mistake() -> None:
+    rng = stream(3, "sure")
+    weight = torch.randn(10, 20, generator=rng, dtype=torch.float64)
+    x = torch.rand(20, generator=rng, dtype=torch.float64) * 300
+    label = int((weight @ x).argmin())
+    error = torch.softmax(weight @ x, 0)
+    assert error.max() > 1 - 1e-12
+    error[label] -= 1
+    layer = Layer("", "", weight, None, None, (20,), (10,), Activation())
+    (head,) = heads.softmax(layer, torch.outer(error, x).float().double(), None)
+    assert head.label == label
+    assert torch.allclose(head.x, x, rtol=1e-5)
+
+
 @pytest.mark.parametrize(
     ("loss", "outputs", "kind"),
     [

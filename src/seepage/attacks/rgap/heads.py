@@ -100,12 +100,20 @@ def softmax(layer: Layer, weight: Tensor, told: int | None, clipped: bool = Fals
     """
     left, sizes, right = torch.linalg.svd(weight, full_matrices=False)
     u, v = left[:, 0], sizes[0] * right[0]
-    label = int(u.abs().argmax()) if told is None else told
-    if u[label] > 0:
-        u, v = -u, -v
-    fit = _Scale(u, layer.weight @ v, label, clipped)
-    slopes = fit.starts()
-    return [fit.head(v, fit.polished(slope)) for slope in slopes]
+    fits = []
+    for label in _labels(u) if told is None else [told]:
+        side = -1.0 if u[label] > 0 else 1.0
+        fit = _Scale(side * u, layer.weight @ (side * v), label, clipped)
+        fits.append([(fit, side, fit.polished(slope)) for slope in fit.starts()])
+    chosen = min(fits, key=lambda tried: min(fit.worth(*scales) for fit, _, scales in tried))
+    return [fit.head(side * v, scales) for fit, side, scales in chosen]
+
+
+def _labels(u: Tensor) -> list[int]:
+    """|k_y| is the sum of all others: the largest, or the two that are alike, +1 and -1."""
+    sizes, places = u.abs().topk(2)
+    alike = float(sizes[1]) > (1 - 1e-4) * float(sizes[0])
+    return [int(place) for place in places[: 2 if alike else 1]]
 
 
 @dataclass(frozen=True, eq=False)
@@ -119,9 +127,11 @@ class _Scale:
 
     def starts(self) -> list[float]:
         slope = self._line()
-        if slope is not None and slope > 0 and math.isfinite(slope):
-            return [slope]
-        return self._grid()
+        if slope is None or slope <= 0 or not math.isfinite(slope):
+            return self._grid()
+        # Of a softmax that is sure of a wrong class only two entries of k are left, +1 and -1:
+        # the line has one point, and the length is known.
+        return [min((slope, 0.5**0.5), key=lambda m: self.worth(*self.polished(m)))]
 
     def _line(self) -> float | None:
         chosen = self.u > 0
@@ -155,6 +165,10 @@ class _Scale:
 
     def _misfit(self, m: float, a: float) -> Tensor:
         return self._error(m) - a * self.u
+
+    def worth(self, m: float, a: float) -> float:
+        """How badly these scales fit."""
+        return float(self._misfit(m, a).norm())
 
     def polished(self, m: float) -> tuple[float, float]:
         """At most 20 Gauss-Newton steps on log m (and log a), each halved while it worsens."""
