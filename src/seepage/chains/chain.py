@@ -13,7 +13,9 @@ from seepage.chains.layers import Layer
 class Chain:
     """Layers 1..d, each with the activation after it, and what comes before the first.
 
-    >>> from seepage import Images
+    >>> from torch import nn
+    >>> from seepage import Images, Model
+    >>> from seepage.chains import walk
     >>> net = nn.Sequential(nn.Conv2d(1, 4, 3), nn.LeakyReLU(), nn.Flatten(), nn.Linear(144, 2))
     >>> chain = walk(Model.of(net, nn.functional.cross_entropy, Images((1, 8, 8), classes=2)))
     >>> [(layer.name, layer.inputs, layer.after.name) for layer in chain.layers]
