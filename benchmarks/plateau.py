@@ -42,8 +42,8 @@ def main() -> None:
     base = found.get("inverting_gradients", {})
     print(f"{'arm':30s} {'mean dB':>8s} {'beats inverting_gradients':>26s}")
     for name, cells in found.items():
-        wins = sum(cells[key] > base[key] for key in cells if key in base)
-        print(f"{name:30s} {statistics.mean(cells.values()):8.2f} {wins:18d} of {len(cells)}")
+        wins = f"{sum(cells[key] > base[key] for key in cells)} of {len(cells)}" if base else ""
+        print(f"{name:30s} {statistics.mean(cells.values()):8.2f} {wins:>26s}")
 
 
 def _arm(name: str, attack: Attack, args: argparse.Namespace) -> dict[tuple[int, int], float]:
