@@ -4,7 +4,6 @@ from collections.abc import Mapping
 from typing import Literal
 
 import torch
-from scipy.optimize import linear_sum_assignment
 from torch import Tensor
 from torch.nn.functional import normalize
 
@@ -54,6 +53,8 @@ def _apart(made: Tensor, wanted: Tensor, by: str) -> Tensor:
         costs = 1 - (normalize(made) @ normalize(wanted).T).square()
     else:
         costs = (made[:, None] - wanted).square().sum(2) / wanted.square().sum()
+    from scipy.optimize import linear_sum_assignment  # here, as scipy is slow to import
+
     rows, columns = linear_sum_assignment(costs.detach().cpu().numpy())
     chosen = costs[torch.as_tensor(rows), torch.as_tensor(columns)]
     return chosen.mean() if by == "cosine" else chosen.sum()
