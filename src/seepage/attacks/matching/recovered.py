@@ -49,8 +49,6 @@ class Recovered:
 
 
 def _apart(made: Tensor, wanted: Tensor, by: str) -> Tensor:
-    from scipy.optimize import linear_sum_assignment  # not for those who only name an attack
-
     if by == "cosine":
         costs = 1 - (normalize(made) @ normalize(wanted).T).square()
     else:
