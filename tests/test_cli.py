@@ -409,6 +409,31 @@ def test_the_demo_is_an_audit_that_finds_something(
     assert (home / "runs" / "demo" / "report.html").stat().st_size < 5_000_000
 
 
+def test_the_demo_reads_sentences_where_the_extra_is_installed(home: Path) -> None:
+    pytest.importorskip("transformers", reason="needs the extra seepage[text]")
+    from seepage.auditing import Plan
+    from seepage.cli import demonstrating
+
+    report = demonstrating.sentences(Plan(store=home / "sentences"))
+    read = {result.client for result in report.results if result.hits == 4}
+    assert {"FedSGD()", "FedAvg(epochs=2, lr=0.05)", "Quantize(FedSGD(), bits=16)"} == {
+        client.replace("inner=", "") for client in read
+    }
+    assert 'class="word"' in report.save(home / "report.html").read_text(encoding="utf-8")
+
+
+def test_the_demo_says_how_to_install_what_sentences_need(
+    home: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from seepage.cli import demonstrating
+
+    monkeypatch.setattr(demonstrating, "attacks", lambda: [demonstrating.BiasRatio()])
+    monkeypatch.setattr(demonstrating.small_bert, "available", lambda: False)
+    result = said("demo", "--workers", "1")
+    assert "pip install 'seepage[text]'" in result.output
+    assert not (home / "runs" / "demo" / "sentences").exists()
+
+
 def test_sample_networks_are_named_by_modules_too() -> None:
     from seepage.cli import loading
 
