@@ -58,6 +58,27 @@ def test_inversion_is_the_quotient_of_neighbouring_rows_and_leaves_the_update_al
     assert bool((found.residual[mixed] > 1e-3).all())
 
 
+@pytest.mark.parametrize(
+    ("form", "enter"),
+    [
+        (Images((3, 16, 16), 2), lambda levels: levels / 255),
+        (Images((3, 16, 16), 2, low=-1.0), lambda levels: levels / 127.5 - 1),
+        (Images((3, 16, 16), 2, high=255.0), lambda levels: levels),
+        (
+            Images((1, 16, 16), 2, mean=(0.3,), std=(0.7,)),
+            lambda levels: (levels[:, :1] / 255 - 0.3) / 0.7,
+        ),
+    ],
+)
+def test_snapped_images_are_the_clients_own_bits(form: Images, enter: Any) -> None:
+    levels = torch.randint(256, (4, 3, 16, 16), generator=stream(0, "levels")).float()
+    x = enter(levels).flatten(1)
+    noise = 1e-6 * x.std() * torch.randn(x.shape, generator=stream(1, "noise"))
+    off, snapped = Grid(form)(x + noise)
+    assert bool((off < 1).all())
+    assert torch.equal(snapped, x)
+
+
 def test_levels_refuse_what_is_not_one_hot() -> None:
     batch, form = people(6, 3)
     off, snapped = Levels(form)(batch.x)
