@@ -20,6 +20,7 @@ from seepage.papers.rgap import psnr
 from seepage.papers.rgap_rank import digits_halves, photograph_halves, trained
 
 Row = dict[str, object]
+ALONE = RGap(repair=False, refine="none")
 CNN6: Callable[[], nn.Module] = lambda: zoo.cnn6(10)  # noqa: E731
 
 
@@ -77,7 +78,7 @@ def batches() -> Iterator[Row]:
 def training() -> Iterator[Row]:
     """CNN6 of ten classes along its training, on three examples that it has not seen."""
     for task, data in (("digits", digits_halves()), ("photographs", photograph_halves())):
-        for steps in (0, 50, 400):
+        for steps in (50, 400):
             done = trained(zoo.cnn6, data, 0, steps)
             form = Images((3, 32, 32), 10, mean=(0.5,) * 3, std=(1.0,) * 3)
             model = Model.of(done.network, functional.cross_entropy, form)
@@ -88,7 +89,9 @@ def training() -> Iterator[Row]:
                 for label, kind in ((y, "right"), ((y + 1) % 8, "wrong")):
                     batch = Batch(x, torch.tensor([label]))
                     seen = observe(model, batch, FedSGD(), stream(0, "client"))
-                    row = attacked(f"{task}, {steps} steps, {kind} label, example {i}", seen, x)
+                    row = attacked(
+                        f"{task}, {steps} steps, {kind} label, example {i}", seen, x, ALONE
+                    )
                     yield row | {"accuracy": done.accuracy, "chance": chance}
 
 
@@ -97,7 +100,8 @@ def noise() -> Iterator[Row]:
         for i in range(2):
             x = zoo.photos(i + 1, 32).batch.x[i:]
             seen = given(seeded(CNN6, i), x, [3], level)
-            yield attacked(f"CNN6, noise {level:g}, pair {i}", seen, x)
+            for name, attack in (("plain", ALONE), ("repair", RGap(refine="none"))):
+                yield attacked(f"CNN6, noise {level:g}, pair {i}, {name}", seen, x, attack)
 
 
 def larger() -> Iterator[Row]:
