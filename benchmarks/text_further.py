@@ -3,13 +3,15 @@
 Large and long batches, updates with noise, adapters in later rounds. Each line is JSON.
 """
 
+import warnings
 from collections.abc import Callable
 
 import numpy as np
+import peft
 import torch
 from text import LINES, TOKENIZER, Rows, attacked, drawn, gpt, minilm, run
 
-from seepage import Batch, Client, FedAvg, FedSGD, Model, Noise, Prune, Quantize, TokenSpan
+from seepage import Batch, Client, FedAvg, FedSGD, Model, Noise, Prune, Quantize, TokenSpan, zoo
 from seepage.integrations.huggingface import encoded, hugging
 from seepage.papers import text_quality
 
@@ -68,6 +70,36 @@ def noisy() -> Rows:
                 yield {"client": name, "B": size, "seed": seed} | row
 
 
+def adapted(rank: int, steps: int) -> Model:
+    """MiniLM with LoRA on every query, after some steps on public sentences."""
+    config = peft.LoraConfig(
+        task_type="SEQ_CLS", r=rank, lora_alpha=rank, lora_dropout=0.0, target_modules=["query"]
+    )
+    with warnings.catch_warnings(action="ignore"):  # peft uses names that transformers retires
+        network = peft.get_peft_model(minilm(), config).eval()
+    texts, labels = zip(*zoo.texts("public")[:4], strict=True)
+    ids = TOKENIZER(list(texts), return_tensors="pt", padding=True)
+    trained = [p for p in network.parameters() if p.requires_grad]
+    rule = torch.optim.AdamW(trained, lr=1e-3)
+    for _ in range(steps):
+        rule.zero_grad()
+        loss = torch.nn.functional.cross_entropy(network(**ids).logits, torch.tensor(labels))
+        loss.backward()
+        rule.step()
+    with warnings.catch_warnings(action="ignore"):
+        return hugging(network, TOKENIZER, length=20)
+
+
+def lora() -> Rows:
+    """LoRA on the query: round 0, and after three steps of AdamW."""
+    for steps in (0, 3):
+        for rank, size in ((16, 1), (8, 1), (64, 4), (128, 4), (16, 4)):
+            model = adapted(rank, steps)
+            batch = drawn(model, size, 3)
+            row = attacked(model, batch, TokenSpan(budget=3000))
+            yield {"steps": steps, "r": rank, "B": size} | row
+
+
 def quality() -> Rows:
     """LAMP's table at a tenth of its steps: what the searches read beside what the spans give."""
     setting = text_quality.Setting.bundled()
@@ -81,6 +113,7 @@ SECTIONS: dict[str, Callable[[], Rows]] = {
     "long": long,
     "decoder_large": decoder_large,
     "noisy": noisy,
+    "lora": lora,
     "quality": quality,
 }
 

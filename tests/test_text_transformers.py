@@ -152,6 +152,24 @@ def test_a_lora_of_enough_rank_leaks_the_sentence_and_of_too_small_a_rank_says_s
         assert exact or "adapter rank full" in found.note
 
 
+def test_a_lora_leaks_the_sentence_in_later_rounds_too(tokenizer: Any) -> None:
+    peft = pytest.importorskip("peft", reason="needs the extra seepage[text]")
+    config = peft.LoraConfig(
+        task_type="SEQ_CLS", r=16, lora_alpha=16, lora_dropout=0.0, target_modules=["query"]
+    )
+    with warnings.catch_warnings(action="ignore"):  # peft uses names that transformers retires
+        adapted = peft.get_peft_model(network(), config)
+        # What a few steps of AdamW at 1e-3 leave in B.
+        for name, parameter in adapted.named_parameters():
+            if "lora_B" in name:
+                torch.nn.init.normal_(parameter, std=2e-3)
+        model = hugging(adapted, tokenizer, length=20)
+    batch = drawn(model, tokenizer, 1, 3)
+    found = TokenSpan()(watched(model, batch), stream(0, "attack"))
+    assert rows(found.x) == rows(batch.x)
+    assert found.residual.max() < 1e-4
+
+
 def test_the_poolers_rows_hold_the_true_sentences_and_not_their_neighbours(
     encoder: Model, tokenizer: Any
 ) -> None:

@@ -68,6 +68,11 @@ class Span:
             return self.rank + _CHANCE > len(self.values)
         return len(self.complement) < _SPARE
 
+    @property
+    def rounding(self) -> float:
+        """How far rounding moves inputs out: the gradient of a LoRA's A is one product longer."""
+        return 10.0 if self.adapter and self.through is None else 1.0
+
     def cut(self, rank: int) -> "Span":
         """The same with another rank."""
         return replace(self, rank=rank)

@@ -63,7 +63,7 @@ class TokenSpan:
         if first.full:
             return self._shortlists(seen, network, first)
         bag, weights = self._known(seen)
-        lists = listed(network, first, self.tolerance, bag)
+        lists = listed(network, first, self.tolerance * first.rounding, bag)
         trace = measured(first, lists)
         if not lists.tokens or not lists.ends:
             return nothing(seen, "no token lies in block 0's span", trace)
