@@ -54,7 +54,7 @@ CLIENTS: dict[str, Client] = {
     "8 bits": Quantize(FedSGD(), 8),
     "pruned 10 %": Prune(FedSGD(), ratio=0.1),
     "pruned 50 %": Prune(FedSGD(), ratio=0.5),
-    "noise 1e-7": Noise(FedSGD(), std=1e-7),
+    "noise 1e-5": Noise(FedSGD(), std=1e-5),
     "noise 1e-6": Noise(FedSGD(), std=1e-6),
 }
 
