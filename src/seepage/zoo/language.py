@@ -167,7 +167,7 @@ def reviews(n: int, split: Split = "private", seed: int = 0) -> Sample:
 
     >>> batch, form = reviews(2)
     >>> form.show(batch.x[0])
-    'the sound was quite warm , and the ending was not very clumsy'
+    'the cast was not clever , and the music was not tender'
     """
     at_least("reviews.n", n, 1)
     one_of("reviews.split", split, ("private", "public"))
