@@ -4,9 +4,10 @@ import dataclasses
 import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any, TypeGuard
+from typing import Any
 
 from seepage.report import words
+from seepage.report.given import items, number
 from seepage.report.results import Group, Result
 
 LABELS = {
@@ -71,8 +72,7 @@ class Sides:
 
 def limits(result: Result) -> list[Limit]:
     """The ceilings of a row; rows of earlier versions have none."""
-    given = result.row.get("ceilings")
-    return [_limit(one) for one in given if isinstance(one, Mapping)] if _is_list(given) else []
+    return [_limit(one) for one in items(result.row.get("ceilings")) if isinstance(one, Mapping)]
 
 
 def noisy(group: Group) -> bool:
@@ -207,22 +207,12 @@ def _lowest(values: Sequence[float]) -> float:
 
 
 def _limit(given: Mapping[str, Any]) -> Limit:
-    why = given.get("assumptions")
-    said = [one[:300] for one in why if isinstance(one, str)] if _is_list(why) else []
+    said = [one[:300] for one in items(given.get("assumptions")) if isinstance(one, str)]
     return Limit(
         of=str(given.get("of"))[:40],
-        found=_number(given.get("found")),
-        limit=_number(given.get("limit")),
+        found=number(given.get("found")),
+        limit=number(given.get("limit")),
         unit=str(given.get("unit"))[:40],
         label=str(given.get("label"))[:40],
         assumptions=tuple(said),
     )
-
-
-def _number(given: object) -> float:
-    usable = isinstance(given, int | float) and not isinstance(given, bool)
-    return float(given) if usable else math.nan  # type: ignore[arg-type]
-
-
-def _is_list(given: object) -> TypeGuard[Sequence[Any]]:
-    return isinstance(given, list | tuple)

@@ -4,9 +4,11 @@ import functools
 import json
 import math
 from collections import defaultdict
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
 from typing import Any
+
+from seepage.report.given import flags, items, mapping, number, whole
 
 Row = Mapping[str, Any]
 
@@ -85,10 +87,10 @@ class Result:
 
         An attack that certifies single answers says so; for others the residual does.
         """
-        marks = _flags(_mapping(self.row.get("trace")).get("certified"))
+        marks = flags(mapping(self.row.get("trace")).get("certified"))
         if not marks:
             return tuple(residual <= KNOWN_RIGHT for residual in self.residual)
-        matched = [_place(at, len(marks)) for at in _list(self.row.get("matched"))]
+        matched = [_place(at, len(marks)) for at in items(self.row.get("matched"))]
         return tuple(at is not None and marks[at] for at in matched)
 
     @property
@@ -185,29 +187,29 @@ def variant(result: Result) -> tuple[object, ...]:
 def _result(row: Row) -> Result:
     scores = _numbers_of(row.get("scores"))
     metric = "psnr" if "psnr" in scores else next(iter(scores), "")
-    recovered = _flags(row.get("recovered"))
+    recovered = flags(row.get("recovered"))
     return Result(
         key=_text(row.get("key")),
         name=_short(row.get("name")) or "network",
-        parameters=_whole(row.get("parameters")),
+        parameters=whole(row.get("parameters")),
         client=_text(row.get("client")),
         attack=_text(row.get("attack")),
         believed=_text(row.get("believed")),
-        tell=tuple(_short(word) for word in _list(row.get("tell"))),
+        tell=tuple(_short(word) for word in items(row.get("tell"))),
         seed=_text(row.get("seed")),
-        n=max(_whole(row.get("n")), len(recovered), 1),
+        n=max(whole(row.get("n")), len(recovered), 1),
         batch=_text(row.get("batch")),
-        kind=_text(_mapping(row.get("form")).get("kind")) or "examples",
+        kind=_text(mapping(row.get("form")).get("kind")) or "examples",
         malicious=row.get("malicious") is True,
         metric=metric,
         values=scores.get(metric, ()),
         recovered=recovered,
-        identified=_flags(row.get("identified")),
+        identified=flags(row.get("identified")),
         labels=_labels(row.get("labels")),
-        residual=tuple(_or_nan(r) for r in _list(row.get("residual"))),
+        residual=tuple(number(r) for r in items(row.get("residual"))),
         baselines=_baselines(row.get("baselines"), metric),
         note=_short(row.get("note")),
-        seconds=_or_nan(row.get("seconds")),
+        seconds=number(row.get("seconds")),
         row=row,
     )
 
@@ -217,40 +219,24 @@ def _baselines(given: object, metric: str) -> tuple[Baseline, ...]:
         Baseline(
             _short(name),
             _numbers_of(about).get(metric, ()),
-            sum(_flags(_mapping(about).get("recovered"))),
+            sum(flags(mapping(about).get("recovered"))),
         )
-        for name, about in _mapping(given).items()
+        for name, about in mapping(given).items()
     )
 
 
 def _labels(given: object) -> tuple[float, float] | None:
-    right, chance = (_or_nan(_mapping(given).get(name)) for name in ("right", "chance"))
+    right, chance = (number(mapping(given).get(name)) for name in ("right", "chance"))
     return None if math.isnan(right) else (right, chance)
 
 
 def _numbers_of(given: object) -> dict[str, tuple[float, ...]]:
     """The lists of numbers in an object, NaN for what is missing."""
     return {
-        _text(name): tuple(map(_or_nan, values))
-        for name, values in _mapping(given).items()
+        _text(name): tuple(map(number, values))
+        for name, values in mapping(given).items()
         if isinstance(values, list) and name not in ("recovered", "identified")
     }
-
-
-def _mapping(given: object) -> Mapping[str, Any]:
-    return given if isinstance(given, Mapping) else {}
-
-
-def _list(given: object) -> Sequence[Any]:
-    return given if isinstance(given, list | tuple) else ()
-
-
-def _flags(given: object) -> tuple[bool, ...]:
-    return tuple(flag is True for flag in _list(given))
-
-
-def _whole(given: object) -> int:
-    return given if isinstance(given, int) and not isinstance(given, bool) else 0
 
 
 def _short(given: object) -> str:
@@ -260,11 +246,6 @@ def _short(given: object) -> str:
 
 def _text(given: object) -> str:
     return given if isinstance(given, str) else "" if given is None else json.dumps(given)
-
-
-def _or_nan(given: object) -> float:
-    usable = isinstance(given, int | float) and not isinstance(given, bool)
-    return float(given) if usable and abs(given) < 1e300 else math.nan  # type: ignore[arg-type]
 
 
 def _place(given: object, length: int) -> int | None:

@@ -11,6 +11,7 @@ from torch import Tensor
 from seepage.errors import SeepageError
 from seepage.forms import Form, Images
 from seepage.report import artefacts, pictures, words
+from seepage.report.given import items, mapping, number, whole
 from seepage.report.pictures import Picture
 from seepage.report.results import Result
 
@@ -82,7 +83,7 @@ NOTHING = Trace()
 
 def pictured(result: Result) -> int:
     """How many pictures a trace may bring: known before any file is read."""
-    noted = _mapping(result.row.get("trace"))
+    noted = mapping(result.row.get("trace"))
     return FRAMES * ("objective" in noted) + TWINS * ("layers" in noted)
 
 
@@ -90,7 +91,7 @@ def trace(
     result: Result, form: Form, path: Path, first: int, side: int, *, pictured: bool
 ) -> Trace:
     """What a trial's trace shows; `first` is the example that stands first in its gallery."""
-    noted = _mapping(result.row.get("trace"))
+    noted = mapping(result.row.get("trace"))
     layers, hidden = _layers(noted)
     bins, read = _bins(noted)
     known = _known(result, first)
@@ -110,13 +111,13 @@ def trace(
 
 
 def _layers(noted: Mapping[str, Any]) -> tuple[tuple[Layer, ...], int]:
-    rows = [_mapping(row) for row in _list(noted.get("layers"))]
+    rows = [mapping(row) for row in items(noted.get("layers"))]
     made = tuple(
         Layer(
             name=words.cut(f"{row.get('name', '')}", 40),
             unknowns=_count(row.get("unknowns")),
             short=_count(_negative(row.get("deficit"))),
-            residual=words.small(_number(row.get("residual"))),
+            residual=words.small(number(row.get("residual"))),
             steps=_count(row.get("iterations")),
             unclear=_count(row.get("ambiguous")),
         )
@@ -132,13 +133,13 @@ def _twins(noted: Mapping[str, Any], form: Form, path: Path, side: int) -> tuple
     found = _tensor(path, "trace/twins", TWINS)
     if found is None or len(found) < 2 or found[0].numel() != math.prod(form.shape):
         return ()
-    told = [row for row in map(_mapping, _list(noted.get("candidates"))) if not row.get("note")]
+    told = [row for row in map(mapping, items(noted.get("candidates"))) if not row.get("note")]
     made = []
     for i, x in enumerate(found):
         row = told[i] if i < len(told) else {}
         label = "" if row.get("label") is None else f"label {_count(row.get('label'))}, "
         kept = "chosen" if row.get("kept") is True else "its twin"
-        residual = f"residual {words.small(_number(row.get('residual')))}"
+        residual = f"residual {words.small(number(row.get('residual')))}"
         shaped = x.reshape(form.shape)
         low, high = form.box(shaped)
         inside = float(((shaped >= low) & (shaped <= high)).double().mean())
@@ -150,16 +151,16 @@ def _twins(noted: Mapping[str, Any], form: Form, path: Path, side: int) -> tuple
 
 def _bins(noted: Mapping[str, Any]) -> tuple[tuple[Bin, ...], str]:
     """Every bin of a planted layer, and what came out of them in a sentence."""
-    numbers, rows = [_whole(b) for b in _list(noted.get("bins"))], _whole(noted.get("rows"))
+    numbers, rows = [whole(b) for b in items(noted.get("bins"))], whole(noted.get("rows"))
     if not numbers or rows <= 0:
         return (), ""
-    sure = [flag is True for flag in _list(noted.get("certified"))]
+    sure = [flag is True for flag in items(noted.get("certified"))]
     sure += [False] * (len(numbers) - len(sure))
     state: dict[int, str] = {}
-    for number, certified in zip(numbers, sure, strict=False):
-        state[number] = "certified" if certified or state.get(number) == "certified" else "live"
+    for at, certified in zip(numbers, sure, strict=False):
+        state[at] = "certified" if certified or state.get(at) == "certified" else "live"
     read = (
-        f"The planted layer sorts examples into {rows:,} bins. {_whole(noted.get('live')):,} "
+        f"The planted layer sorts examples into {rows:,} bins. {whole(noted.get('live')):,} "
         f"caught something; {words.count(sum(sure), 'answer')} read from them "
         f"{'is' if sum(sure) == 1 else 'are'} certified."
     )
@@ -168,17 +169,17 @@ def _bins(noted: Mapping[str, Any]) -> tuple[tuple[Bin, ...], str]:
 
 
 def _sources(result: Result, noted: Mapping[str, Any]) -> tuple[str, ...]:
-    numbers = _list(noted.get("bins"))
+    numbers = items(noted.get("bins"))
     return tuple(
-        f"from bin {_whole(numbers[at]):,}" if type(at) is int and at < len(numbers) else ""
-        for at in _list(result.row.get("matched"))
+        f"from bin {whole(numbers[at]):,}" if type(at) is int and at < len(numbers) else ""
+        for at in items(result.row.get("matched"))
     )
 
 
 def _known(result: Result, first: int) -> list[float]:
     """The decibels of the answer for one original at each picture of a search, or nothing."""
-    rows = _list(result.row.get("frames_psnr"))[first : first + 1]
-    row = [_number(v) for row in rows for v in _list(row)][:FRAMES]
+    rows = items(result.row.get("frames_psnr"))[first : first + 1]
+    row = [number(v) for row in rows for v in items(row)][:FRAMES]
     return row if all(math.isfinite(v) for v in row) else []
 
 
@@ -197,8 +198,8 @@ def _nearness(known: Sequence[float]) -> tuple[str, str]:
 
 def _course(noted: Mapping[str, Any], known: Sequence[float]) -> Course | None:
     """The misfit as a line, on a logarithmic scale where it has one."""
-    values = [_number(v) for v in _list(noted.get("objective"))][:POINTS]
-    done = [_number(d) for d in _list(noted.get("done"))][:POINTS]
+    values = [number(v) for v in items(noted.get("objective"))][:POINTS]
+    done = [number(d) for d in items(noted.get("done"))][:POINTS]
     points = [
         (d, v) for d, v in zip(done, values, strict=False) if math.isfinite(v) and 0 <= d <= 1
     ]
@@ -228,7 +229,7 @@ def _strip(
     """What the search held at several times, of the candidate for one original."""
     if not isinstance(form, Images):
         return ()
-    matched = _list(result.row.get("matched"))
+    matched = items(result.row.get("matched"))
     at = matched[first] if first < len(matched) else first
     found = _tensor(path, "trace/frames", FRAMES)
     usable = found is not None and found.ndim == 1 + 1 + len(form.shape)
@@ -249,7 +250,7 @@ def _strip(
 
 def _certificate(noted: Mapping[str, Any]) -> str:
     """Why an exact method believes in its answer, or does not."""
-    residual, enough = _number(noted.get("residual")), _number(noted.get("enough"))
+    residual, enough = number(noted.get("residual")), number(noted.get("enough"))
     if math.isnan(residual) or math.isnan(enough):
         return ""
     holds = residual <= enough
@@ -258,14 +259,14 @@ def _certificate(noted: Mapping[str, Any]) -> str:
         f"and {words.small(enough)} is {'allowed' if holds else 'all that is allowed'}: it "
         f"{'holds' if holds else 'does not hold'}."
     ]
-    rank = _whole(noted.get("rank"))
+    rank = whole(noted.get("rank"))
     if rank:
         span = words.count(rank, "dimension")
         parts.append(f"The rows of the gradient span {span}.")
-    tries = _whole(noted.get("starts")) or _whole(noted.get("restarts"))
+    tries = whole(noted.get("starts")) or whole(noted.get("restarts"))
     if tries:
         parts.append(f"It took {words.count(tries, 'start')}.")
-    predicted = _number(noted.get("predicted error"))
+    predicted = number(noted.get("predicted error"))
     if not math.isnan(predicted) and holds:
         parts.append(f"Rounding should leave an error of {words.small(predicted)}.")
     return " ".join(parts)
@@ -276,23 +277,6 @@ def _tensor(path: Path, name: str, most: int) -> Tensor | None:
         return artefacts.tensor(path, name, most)
     except SeepageError:
         return None
-
-
-def _mapping(given: object) -> Mapping[str, Any]:
-    return given if isinstance(given, Mapping) else {}
-
-
-def _list(given: object) -> Sequence[Any]:
-    return given if isinstance(given, list | tuple) else ()
-
-
-def _number(given: object) -> float:
-    usable = isinstance(given, int | float) and not isinstance(given, bool)
-    return float(given) if usable and abs(given) < 1e300 else math.nan  # type: ignore[arg-type]
-
-
-def _whole(given: object) -> int:
-    return given if isinstance(given, int) and not isinstance(given, bool) else 0
 
 
 def _negative(given: object) -> object:
