@@ -176,6 +176,7 @@ ATTACKS = {
     "L2Prior": "It prefers values near the middle.",
     "BatchStats": "It prefers batches with the statistics that the normalisation layers know.",
     "Features": "It prefers examples whose features are those that the last layer shows.",
+    "Recovered": "It prefers examples whose features are those that Span recovered.",
     "DeepImage": "It searches among the pictures that an untrained generator makes.",
     "Learned": "It searches among the pictures that a trained generator makes.",
     "Normal": "It starts from noise.",
