@@ -1,4 +1,4 @@
-"""A model and its data, for `seepage audit examples/app.py:build --data examples/app.py:loader`.
+"""A model and its data, for `seepage audit --model app.py:build --data app.py:loader`.
 
 Replace both with your own: `build` returns the network, its loss and the form of one example, and
 `loader` the batches of one client.

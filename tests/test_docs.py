@@ -11,11 +11,13 @@ import sys
 from html import unescape
 from pathlib import Path
 
+import click
 import numpy
 import pytest
 import torch
 from safetensors.torch import load_file
 from torch import nn
+from typer.main import get_group
 from typer.testing import CliRunner
 
 from seepage import attacks, clients, defenses, zoo
@@ -32,7 +34,7 @@ ELSEWHERE = {
     "python examples/flower/federation.py": "test_flower.py",
     "nvflare simulator": "test_nvflare.py",
     "seepage attack $(ls runs/flower/": "test_flower.py",
-    "seepage audit app.py:build": "test_cli.py",
+    "seepage audit --model app.py:build": "test_cli.py",
     "seepage dp --noise-multiplier": "test_cli_dp.py",
     "seepage dp --want-epsilon": "test_cli_dp.py",
     "seepage dp --want-psnr": "test_cli_dp.py",
@@ -106,6 +108,29 @@ def test_the_commands_run(page: Path) -> None:
         result = CliRunner().invoke(app, words)
         assert result.exit_code in (0, 1), f"{line}\n{result.output}"
         assert result.exception is None or isinstance(result.exception, SystemExit), line
+
+
+def misread(line: str) -> str:
+    """What the command line says against a command's words; nothing if they are all known."""
+    name, *words = shlex.split(re.sub(r"\$\(.*?\)", "FILE", line))
+    known = get_group(app).commands
+    if name not in known:
+        return "" if name == "--help" else f"{line}: there is no such command"
+    try:
+        known[name].make_context(name, words)
+    except click.UsageError as error:
+        return "" if "does not exist" in error.message else f"{line}: {error.message}"
+    return ""
+
+
+@pytest.mark.parametrize("page", PAGES, ids=lambda page: page.name)
+def test_the_commands_have_the_options_that_they_are_shown_with(page: Path) -> None:
+    """Also those that take minutes and those of tables: they are read, not run."""
+    tables = re.findall(r"^\| `seepage ([^`\[]*)`", page.read_text(), re.MULTILINE)
+    shown = [
+        line.removeprefix("seepage ") for line in commands(page) if re.match(r"seepage \w", line)
+    ]
+    assert [said for said in map(misread, tables + shown) if said] == []
 
 
 def test_no_code_of_the_docs_is_left_out() -> None:
