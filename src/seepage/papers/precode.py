@@ -37,8 +37,7 @@ def reproduce(quick: bool, folder: Path | None) -> Iterator[Claim]:  # noqa: ARG
         "the bottleneck and what follows left out",
         "the defense is defeated (2208.04767)",
         f"{omitted:.1f} dB",
-        # The digit is recognised where the blind attacker shows nothing.
-        "confirmed" if omitted > 20 > blind else "not confirmed",
+        "measured",  # the claim has no figure that this could be held against
         how,
     )
     yield Claim(
