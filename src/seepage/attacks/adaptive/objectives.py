@@ -1,8 +1,8 @@
 """Misfits for defended updates: what a defense left open is not held against a candidate."""
 
 import dataclasses
-from collections.abc import Mapping, Sequence
-from typing import Any, Literal, Protocol
+from collections.abc import Sequence
+from typing import Any, Literal
 
 import torch
 from torch import Tensor
@@ -11,14 +11,6 @@ from seepage.attacks.matching.objectives import Cosine, Misfit, Sides, Weights
 from seepage.checks import one_of, positive
 from seepage.errors import InvalidInput
 from seepage.values import value
-
-
-class Celled(Protocol):
-    """A defense that tells which inner updates could have given this one."""
-
-    def cell(
-        self, update: Mapping[str, Tensor]
-    ) -> tuple[Mapping[str, Tensor], Mapping[str, Tensor]]: ...
 
 
 @value
