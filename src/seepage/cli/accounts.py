@@ -89,7 +89,7 @@ class Reading:
 class Outcome:
     """All that was computed."""
 
-    findings: tuple[dp.Finding, ...]
+    findings: tuple[dp.Flaw, ...]
     mechanism: dp.Mechanism | None
     readings: tuple[Reading, ...]
     ceilings: tuple[bounds.Bound, ...]
@@ -135,7 +135,7 @@ def run(setting: Setting, rounds: Rounds, wanted: Wanted, as_json: bool) -> None
 
 
 def _outcome(setting: Setting, rounds: Rounds, wanted: Wanted) -> Outcome:
-    findings: tuple[dp.Finding, ...] = ()
+    findings: tuple[dp.Flaw, ...] = ()
     mechanism = None
     if not setting.empty:
         given, declared = _thing(setting), _declared(setting, rounds)

@@ -16,7 +16,7 @@ from seepage.guard.mechanism import (
 from seepage.values import value
 
 __all__ = [
-    "Finding",
+    "Flaw",
     "Mechanism",
     "classical",
     "false_above",
@@ -34,7 +34,7 @@ _FIELDS = "clip, sensitivity, epsilon, delta, std, multiplier, rounds, rate, acc
 
 
 @value
-class Finding:
+class Flaw:
     """What is wrong with a setting (`error`: a claim is false), where, and what to do."""
 
     severity: Severity
@@ -45,7 +45,7 @@ class Finding:
         return f"{self.severity}: {self.field}: {self.remedy}"
 
 
-def lint(thing: Any, **declared: float) -> list[Finding]:
+def lint(thing: Any, **declared: float) -> list[Flaw]:
     """Every way in which a setting's privacy is not what it says.
 
     `thing` is a dict of settings, a client, an Opacus optimizer, Flower's LocalDpMod, or an NVFlare
@@ -68,10 +68,10 @@ def lint(thing: Any, **declared: float) -> list[Finding]:
     return found + judged(_mechanism(thing, layers, declared))
 
 
-def judged(made: Mechanism) -> list[Finding]:
+def judged(made: Mechanism) -> list[Flaw]:
     """The findings about one mechanism."""
     if made.std == 0:
-        return [Finding("error", "std", "there is no noise, so no epsilon. Add noise.")]
+        return [Flaw("error", "std", "there is no noise, so no epsilon. Add noise.")]
     if made.clip is None:
         return [_UNCLIPPED]
     found = []
@@ -81,7 +81,7 @@ def judged(made: Mechanism) -> list[Finding]:
         found += _declared(made, made.epsilon)
     else:
         found.append(
-            Finding(
+            Flaw(
                 "note",
                 "epsilon",
                 f"none is declared: it is {made.tight():g} at delta={made.delta:g} over "
@@ -90,7 +90,7 @@ def judged(made: Mechanism) -> list[Finding]:
         )
     if made.rate < 1:
         found.append(
-            Finding(
+            Flaw(
                 "note",
                 "rate",
                 "assumes Poisson sampling: a loader that shuffles and goes through all data has "
@@ -100,19 +100,19 @@ def judged(made: Mechanism) -> list[Finding]:
     return found
 
 
-_UNDERESTIMATED = Finding(
+_UNDERESTIMATED = Flaw(
     "error",
     "accountant",
     "the Gaussian limit of sampled rounds may underestimate epsilon. Use 'prv', or 'rdp' (looser).",
 )
-_UNCLIPPED = Finding(
+_UNCLIPPED = Flaw(
     "error", "clip", "noise without a clipped update has no epsilon. Put a Clip inside the noise."
 )
 
 
-def _sensitivity(made: Mechanism, given: float) -> Finding:
+def _sensitivity(made: Mechanism, given: float) -> Flaw:
     assert made.clip is not None
-    return Finding(
+    return Flaw(
         "error",
         "sensitivity",
         f"{given:g} is below the clipping norm {made.clip:g}: the noise is "
@@ -120,7 +120,7 @@ def _sensitivity(made: Mechanism, given: float) -> Finding:
     )
 
 
-def _declared(made: Mechanism, epsilon: float) -> list[Finding]:
+def _declared(made: Mechanism, epsilon: float) -> list[Flaw]:
     found = []
     for factor, reading in ((1, "one record added or removed"), (2, "one update replaced")):
         tight = made.tight(factor)
@@ -128,7 +128,7 @@ def _declared(made: Mechanism, epsilon: float) -> list[Finding]:
             severity: Severity = "error" if factor == 1 else "warning"
             over = f" over {made.rounds} rounds" if made.rounds > 1 else ""
             found.append(
-                Finding(
+                Flaw(
                     severity,
                     "rounds" if made.rounds > 1 else "epsilon",
                     f"declared {epsilon:g}, but it is {tight:g} at delta={made.delta:g}{over} for "
@@ -156,36 +156,36 @@ def _layers(thing: Any) -> list[Any]:
     return [*layers, thing][::-1] if layers or callable(thing) else []
 
 
-def _order(layers: list[Any]) -> list[Finding]:
+def _order(layers: list[Any]) -> list[Flaw]:
     names = [type(layer).__name__ for layer in layers]
     found = []
     noisy = [i for i, name in enumerate(names) if name == "Noise"]
     clips = [i for i, name in enumerate(names) if name == "Clip"]
     if noisy and clips and max(clips) > max(noisy):
         remedy = "clipping after the noise bounds nothing that the noise hides. Clip before it."
-        found.append(Finding("warning", "Clip", remedy))
+        found.append(Flaw("warning", "Clip", remedy))
     if any(layers[i].relative for i in noisy):
         remedy = "noise that grows with the update has no epsilon. Use relative=False and a Clip."
-        found.append(Finding("error", "Noise.relative", remedy))
+        found.append(Flaw("error", "Noise.relative", remedy))
     if any(getattr(layers[i], "kind", "gauss") == "laplace" for i in noisy):
         remedy = "Laplace noise needs the update's L1 norm bounded, and Clip bounds L2. Use gauss."
-        found.append(Finding("error", "Noise.kind", remedy))
+        found.append(Flaw("error", "Noise.kind", remedy))
     if any(getattr(layers[i], "kind", "gauss") == "optimal" for i in noisy):
         remedy = "noise that spreads by the data has no epsilon: its spread tells. Use gauss."
-        found.append(Finding("error", "Noise.kind", remedy))
+        found.append(Flaw("error", "Noise.kind", remedy))
     if noisy and not any(c < min(noisy) for c in clips):
         found.append(_UNCLIPPED)
     if layers and not noisy and "DPSGD" not in names:
-        found.append(Finding("error", "noise", "no layer adds noise, so no epsilon. Add one."))
+        found.append(Flaw("error", "noise", "no layer adds noise, so no epsilon. Add one."))
     return found
 
 
-def _filters(thing: Any) -> list[Finding] | None:
+def _filters(thing: Any) -> list[Flaw] | None:
     """NVFlare's filters, and the clients that stand for them."""
     if all(hasattr(thing, name) for name in ("percentile", "gamma")):
         remedy = "a percentile filter has no noise, so no epsilon. Clip and add noise for one."
         scalar = "tensors without dimensions pass as they are. Share none, or filter them yourself."
-        return [Finding("error", "percentile", remedy), Finding("warning", "scalars", scalar)]
+        return [Flaw("error", "percentile", remedy), Flaw("warning", "scalars", scalar)]
     for names in _SPARSE:
         if all(hasattr(thing, name) for name in (*names, "tau", "gamma")):
             fraction, epsilon, noise_var = (float(getattr(thing, name)) for name in names)
@@ -197,7 +197,7 @@ def _filters(thing: Any) -> list[Finding] | None:
 _SPARSE = (("fraction", "epsilon", "noise_var"), ("frac", "eps_1", "eps_3"))
 
 
-def _sparse(fraction: float, epsilon: float, noise_var: float, gamma: float) -> list[Finding]:
+def _sparse(fraction: float, epsilon: float, noise_var: float, gamma: float) -> list[Flaw]:
     budget = (
         f"declared {epsilon:g}, but a round spends epsilon + c noise_var = {epsilon:g} + "
         f"{noise_var:g} c, with c = {fraction:g} of all parameters (`svt_budget`). Lower the "
@@ -207,7 +207,7 @@ def _sparse(fraction: float, epsilon: float, noise_var: float, gamma: float) -> 
         f"noise of scale 2 gamma / noise_var = {2 * gamma / noise_var:.3g} lies on signals of at "
         f"most gamma = {gamma:g}. Raise noise_var or expect noise alone."
     )
-    return [Finding("error", "epsilon", budget), Finding("warning", "noise_var", drowned)]
+    return [Flaw("error", "epsilon", budget), Flaw("warning", "noise_var", drowned)]
 
 
 def _mechanism(thing: Any, layers: list[Any], extra: Mapping[str, float]) -> Mechanism:

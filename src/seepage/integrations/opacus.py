@@ -36,7 +36,7 @@ class Setting:
         """The client that shares one such step: (sum of clipped gradients + noise) / batch."""
         return DPSGD(self.norm, self.multiplier, float(self.batch))
 
-    def findings(self) -> list[dp.Finding]:
+    def findings(self) -> list[dp.Flaw]:
         """What the privacy linter says of it."""
         std = self.multiplier * self.norm
         rounds, rate = max(self.steps, 1), self.rate or 1.0
