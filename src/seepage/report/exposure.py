@@ -10,6 +10,7 @@ from typing import Any
 import seepage
 from seepage.errors import InvalidInput
 from seepage.report import plots, words
+from seepage.report.templating import environment
 
 LAYERS, LINES = 60, 10
 
@@ -68,8 +69,6 @@ def exposure(folder: Path) -> Exposure | None:
 
 def page(folder: Path) -> str:
     """The section of a folder as a page of its own."""
-    from seepage.report.html import environment
-
     template = environment().get_template("rank.html.jinja")
     return template.render(version=seepage.__version__, exposure=exposure(folder))
 

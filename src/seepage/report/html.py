@@ -1,13 +1,11 @@
 """The report as one page that needs nothing beside it."""
 
 import base64
-import functools
 import hashlib
-import re
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import seepage
 from seepage.report import limits, verdict, words
@@ -15,10 +13,7 @@ from seepage.report.exposure import exposure
 from seepage.report.galleries import Card, cards, highlights
 from seepage.report.plots import curves
 from seepage.report.results import Failure, Group, Result, grouped, setup
-
-if TYPE_CHECKING:
-    from jinja2 import Environment
-    from markupsafe import Markup
+from seepage.report.templating import environment
 
 CLIENTS, SETUPS, EXPLAINED, FAILED = 60, 150, 24, 50
 
@@ -132,46 +127,6 @@ def _places(setups: Sequence[Group], shown: Sequence[Card], failed: Sequence[Fai
 
 def _cut(items: Sequence[Any], most: int) -> Cut:
     return Cut(items[:most], max(0, len(items) - most))
-
-
-@functools.cache
-def environment() -> "Environment":
-    """The templates of the pages."""
-    from jinja2 import Environment, PackageLoader, StrictUndefined
-    from markupsafe import Markup
-
-    made = Environment(
-        loader=PackageLoader("seepage.report", "templates"),
-        autoescape=True,
-        trim_blocks=True,
-        lstrip_blocks=True,
-        undefined=StrictUndefined,
-    )
-    made.globals |= {"level_of": verdict.level, "words": words, "mean": _mean}
-    made.filters["drawing"] = Markup  # our own drawings of numbers and letters: see plots.py
-    made.filters |= {"code": _code, "sentence": _sentence}
-    return made
-
-
-def _code(text: str) -> "Markup":
-    """An expression, escaped, that breaks where a reader expects it."""
-    from markupsafe import Markup, escape
-
-    pieces = re.split(r"(?<=[(,])(?![) ])", words.label(text))
-    return Markup("<code>{}</code>").format(Markup("<wbr>").join(map(escape, pieces)))
-
-
-def _sentence(text: str) -> "Markup":
-    """A sentence, escaped, its expressions set as code."""
-    from markupsafe import Markup, escape
-
-    pieces = words.MARKED.split(text)
-    made = [_code(p) if i % 2 else escape(words.plain(p)) for i, p in enumerate(pieces)]
-    return Markup("").join(made)
-
-
-def _mean(group: Group) -> float:
-    return sum(result.share for result in group.results) / len(group)
 
 
 def _script_hash() -> str:
