@@ -55,6 +55,28 @@ def test_the_moved_rows_of_the_word_table_are_the_tokens_of_the_batch(seed: int)
     assert set(moved.places.tolist()) == set(range(8))
 
 
+@pytest.mark.parametrize("kind", ["gauss", "laplace"])
+@pytest.mark.parametrize("seed", range(4))
+def test_rows_that_only_noise_moved_are_no_tokens(kind: str, seed: int) -> None:
+    model, batch = encoder(1, seed=seed)
+    clean = watched(model, batch).update
+    std = float(clean["word.weight"].norm(dim=1).max()) / 100
+    seen = watched(model, batch, Noise(FedSGD(), std, kind))
+    assert bool((seen.update["word.weight"].norm(dim=1) > 0).all())
+    moved = embedding_rows.moved(seen)
+    assert set(moved.tokens.tolist()) == set(batch.x.flatten().tolist()) - {0}
+    assert set(moved.places.tolist()) == set(range(8))
+
+
+def test_a_batch_of_every_word_is_not_taken_for_noise() -> None:
+    model, _ = encoder(1)
+    every = torch.arange(8 * 8).view(8, 8) % model.form.vocab
+    seen = watched(model, Batch(every, torch.zeros(8, dtype=torch.long)))
+    assert bool((seen.update["word.weight"].norm(dim=1) > 0).all())
+    moved = embedding_rows.moved(seen)
+    assert set(moved.tokens.tolist()) == set(every.flatten().tolist()) - {0}
+
+
 @pytest.mark.parametrize("seed", range(4))
 def test_the_embedding_rows_of_one_sentence_give_its_order_repeats_too(seed: int) -> None:
     model, batch = encoder(1, seed=seed)

@@ -14,6 +14,9 @@ from seepage.values import value
 _MOVED = 1e-9
 """A row below this share of the longest one did not move."""
 
+_CLEAR = 9.0
+"""By how many median deviations a row must be longer than the noise, six standard deviations."""
+
 _WHOLE = 0.05
 """A solution further than this from zeros and ones is no sentence."""
 
@@ -28,6 +31,7 @@ class EmbeddingRows:
     token and the other by position: word[t] = sum_(x_sp = t) d_sp and pos[p] = sum_s d_sp. For
     one sentence word = M^T pos with M zeros and ones, which gives the order back, repeats too. For
     several, pos = C^T word by least squares tells which token stands where, in which sentence not.
+    Under noise every row moves: then those count that are clearly longer than most rows.
 
     The token set is known since Melis et al. 2019, arXiv 1805.04049; the order is ours.
     """
@@ -67,17 +71,20 @@ def moved(seen: Observation) -> Rows:
         raise InvalidInput(
             "the output head shares the word table, so that every row moves. Use TokenSpan()."
         )
-    tokens, word = _moved(seen.update[anatomy.word])
+    least = _noise(seen.update[anatomy.word])
+    tokens, word = _moved(seen.update[anatomy.word], least)
     real = tokens != form.pad
     shared = seen.update.get(anatomy.position)
-    places, positions = (torch.arange(0), None) if shared is None else _moved(shared)
+    places, positions = (torch.arange(0), None) if shared is None else _moved(shared, least)
     return Rows(tokens[real], word[real], places - anatomy.offset, positions)
 
 
 def moved_places(seen: Observation) -> Tensor:
     """The places that any sentence reaches, by the rows of the position table."""
-    anatomy = anatomy_of(seen.model)
-    return _moved(seen.update[anatomy.position])[0] - anatomy.offset
+    anatomy, least = anatomy_of(seen.model), 0.0
+    if anatomy.word in seen.update and not anatomy.tied:
+        least = _noise(seen.update[anatomy.word])
+    return _moved(seen.update[anatomy.position], least)[0] - anatomy.offset
 
 
 def pairs(rows: Rows) -> dict[str, Any]:
@@ -91,10 +98,26 @@ def pairs(rows: Rows) -> dict[str, Any]:
     return {"pairs": listed, "weights": weights}
 
 
-def _moved(gradient: Tensor) -> tuple[Tensor, Tensor]:
+def _noise(words: Tensor) -> float:
+    """The length that rows of noise alone stay below: most words of a table are in no batch.
+
+    Zero where a row is still, since noise leaves none, and where most rows are not nearly of one
+    length (of d entries of noise, within a share of 0.5 / sqrt(d), if Laplace 0.75 / sqrt(d)).
+    Both tables have rows of one width, and are as noisy.
+    """
+    lengths = words.double().norm(dim=1)
+    middle = lengths.median()
+    spread = (lengths - middle).abs().median()
+    if lengths.min() <= _MOVED * lengths.max() or spread > middle / words.shape[1] ** 0.5:
+        return 0.0
+    return float(middle + _CLEAR * spread)
+
+
+def _moved(gradient: Tensor, least: float) -> tuple[Tensor, Tensor]:
+    """The rows that are longer than this, and than rounding."""
     wide = gradient.double()
     lengths = wide.norm(dim=1)
-    found = (lengths > _MOVED * lengths.max()).nonzero().flatten()
+    found = (lengths > max(least, _MOVED * float(lengths.max()))).nonzero().flatten()
     return found, wide[found]
 
 
