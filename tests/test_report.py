@@ -605,7 +605,7 @@ def test_a_ceiling_that_was_passed_is_withdrawn(tmp_path: Path) -> None:
     lucky = noisy(ceiling("pixels", 15.0, 14.3), n=1, scores={"psnr": [15.0]}, recovered=[False])
     said = Report([lucky], tmp_path).verdict
     assert "no better than 14.3 dB (proven; found 15.0 dB)" in said
-    assert "these few examples lie above it" in said
+    assert "These few examples lie above it" in said
 
 
 def test_a_ceiling_that_limits_nothing_is_none(tmp_path: Path) -> None:

@@ -164,8 +164,7 @@ def _private(release: Release, noisy: Noisy, plain: Bound) -> list[Ceiling]:
     form = release.model.form
     chance = min(release.candidates * _chance(public, form), 1 - 1e-12)
     gamma = rero(max(chance, 1e-300), z, noisy.rounds, noisy.rate)
-    like = f"private images are like the {len(public)} public ones"
-    why = (gamma.assumptions[0], f"a blind answer is right with chance {chance:.2g}", like)
+    why = (f"private examples like the {len(public)} public ones", *gamma.assumptions)
     limit = Bound(release.n * gamma.value, f"of {release.n}", "estimated", why)
     # Which candidate stands for a record is chosen by the scorer, who knows the record.
     chosen = math.log(release.candidates + (release.candidates < release.n))

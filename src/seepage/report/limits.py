@@ -12,8 +12,8 @@ from seepage.report.results import Group, Result
 
 LABELS = {
     "certified": "proven",
-    "estimated": "proven but for what was estimated from samples",
-    "indicative": "not proven: a condition of the proof fails or was not checked",
+    "estimated": "proven but for sampled estimates",
+    "indicative": "not proven: a condition fails or is unchecked",
 }
 OPEN = "no ceiling"
 _CERTAIN = 0.995
@@ -97,16 +97,17 @@ def paragraph(group: Group) -> str:
     """Both sides of one client in words, or that it has one side only."""
     lines, client = sides(group), words.expression(group.worst.client)
     known = [line for line in lines if not line.open]
-    broken = [f" {line.remark[0].upper()}{line.remark[1:]}." for line in lines if line.withdrawn]
+    remarks = {one: f" {one.remark[0].upper()}{one.remark[1:]}." for one in lines if one.remark}
+    broken = "".join(said for line, said in remarks.items() if line.withdrawn)
     if not known:
-        why = "".join(broken) or f" {lines[0].grounds}."
+        why = broken or f" {lines[0].grounds}."
         return f"Nothing limits what an attacker may recover from {client}:{why}"
     said = [_SENTENCES[line.of].format(line=line) for line in known]
     assumed = dict.fromkeys(text for line in known for text in line.assumed)
-    remarks = [f" {line.remark}." for line in known if line.remark]
+    beside = "".join(remarks.get(line, "") for line in known)
     return (
         f"What no attacker can exceed from {client}, known today or not: {'; '.join(said)}. "
-        f"Assumed: {'; '.join(assumed)}.{''.join([*broken, *remarks])}"
+        f"Assumed: {'; '.join(assumed)}.{broken}{beside}"
     )
 
 
@@ -114,8 +115,8 @@ _SENTENCES = {
     "records": "at most {line.ceiling} recovered on average ({line.label}; found {line.found}, "
     "certified {line.proven})",
     "pixels": "a mean error no better than {line.ceiling} ({line.label}; found {line.found})",
-    "naming": "the right one of 100 equally likely candidates named with a chance of at most "
-    "{line.ceiling} ({line.label}; not tried)",
+    "naming": "the right one of 100 candidates named with a chance of at most {line.ceiling} "
+    "({line.label}; not tried)",
 }
 
 
@@ -129,7 +130,7 @@ def sides(group: Group) -> list[Sides]:
         return lines
     none = ("the noise is too weak for any limit",) if held else ("no noise is added",)
     reasons = next((one.assumptions for _, one in held if one.open), none)
-    single = ("nothing limits single examples, only what the next line bounds",)
+    single = ("no limit for single examples, only the next line",)
     return [_all(group, single if lines else reasons), *lines]
 
 

@@ -19,6 +19,7 @@ _ROUGH = (
     *(nn.Hardtanh, nn.Hardsigmoid, nn.Hardshrink, nn.Softshrink, nn.Threshold),
     *(nn.MaxPool1d, nn.MaxPool2d, nn.MaxPool3d, nn.AdaptiveMaxPool1d, nn.AdaptiveMaxPool2d),
 )
+ONCE = "one round, labels may be known"
 _JUMPING = ("Prune", "Sign", "Quantize", "Percentile", "SVT", "Soteria", "Dropout")
 
 
@@ -70,8 +71,9 @@ class Channel:
         if wrong:
             return "indicative", tuple(wrong)
         return "certified", (
-            "inputs drawn from the prior, labels known, one release",
-            "layers are smooth (functional calls in forward are not seen)",
+            self.prior.about,
+            ONCE,
+            "all modules smooth",  # functions called in forward are not seen
         )
 
     def _doubled(self) -> Model:

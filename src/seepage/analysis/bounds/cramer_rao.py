@@ -70,8 +70,7 @@ def certificate(
         values = _over_probes(channel, first, second // probes, probes, rng)
     mean, spread = float(values.mean()), float(values.std()) / len(values) ** 0.5
     low = mean - float(scipy.stats.t.ppf(0.99, len(values) - 1)) * spread
-    why = f"99% confidence, {first} + {second} samples"
-    found = _bound(channel, max(low, 0.0), "certified", why)
+    found = _bound(channel, max(low, 0.0), "certified", "99 % confidence")
     return Bound(found.value, found.unit, found.label, found.assumptions, (max(low, 0.0), mean))
 
 

@@ -9,12 +9,22 @@ from torch import Generator, Tensor
 
 from seepage.errors import InvalidInput
 
+GIVEN = "private examples drawn from the prior"
+
+
+def fitted(public: Tensor) -> str:
+    """What a bound assumes whose prior was fitted to public examples."""
+    return f"private examples like the {len(public)} public ones (normal law)"
+
 
 class Spread(Protocol):
-    """What a rate bound asks of a prior: the eigenvalues of its covariance."""
+    """What a rate bound asks of a prior: the eigenvalues of its covariance, and its words."""
 
     @property
     def spectrum(self) -> Tensor: ...
+
+    @property
+    def about(self) -> str: ...
 
 
 @dataclass(frozen=True, eq=False)
@@ -22,6 +32,7 @@ class Spectrum:
     """The eigenvalues alone, of examples too large for their covariance to be held."""
 
     spectrum: Tensor
+    about: str = GIVEN
 
     @classmethod
     def fit(cls, public: Tensor, ridge: float = 1e-3) -> "Spectrum":
@@ -35,7 +46,7 @@ class Spectrum:
         flat = _flat(public)
         found = torch.linalg.svdvals(flat - flat.mean(0)).square() / (len(flat) - 1)
         rest = max(0, flat.shape[1] - len(found))
-        return cls(torch.cat([found.new_zeros(rest), found.flip(0)]) + ridge)
+        return cls(torch.cat([found.new_zeros(rest), found.flip(0)]) + ridge, fitted(public))
 
 
 @dataclass(frozen=True, eq=False)
@@ -44,13 +55,15 @@ class Gaussian:
 
     mean: Tensor
     covariance: Tensor
+    about: str = GIVEN
 
     @classmethod
     def fit(cls, public: Tensor, ridge: float = 1e-3) -> "Gaussian":
         """The mean and the covariance of public examples, plus ridge times the identity."""
         flat = _flat(public)
         covariance = torch.cov(flat.T).reshape(flat.shape[1], flat.shape[1])
-        return cls(public.double().mean(0), covariance + ridge * torch.eye(flat.shape[1]).double())
+        ridged = covariance + ridge * torch.eye(flat.shape[1]).double()
+        return cls(public.double().mean(0), ridged, fitted(public))
 
     @cached_property
     def precision(self) -> Tensor:

@@ -8,7 +8,7 @@ from torch import Generator, Tensor
 
 from seepage import accounting
 from seepage.analysis.bounds.bound import Bound
-from seepage.analysis.bounds.channel import Channel, noise_of
+from seepage.analysis.bounds.channel import ONCE, Channel, noise_of
 from seepage.analysis.bounds.prior import Spread
 from seepage.checks import at_least
 from seepage.errors import InvalidInput
@@ -51,7 +51,7 @@ def private_records(
     """
     nats = rounds * accounting.divergence(rate, multiplier) + spare
     value = water_filled(prior.spectrum, nats)
-    why = ("the record is drawn from the Gaussian prior", f"{nats:.4g} nats let through")
+    why = (prior.about, f"{nats:.4g} nats let through")
     return Bound(value, "mean squared error", "certified", why)
 
 
@@ -77,17 +77,14 @@ def any_network(
     if left:
         nats += left / 2 * math.log1p(rest / (left * std**2))
     sizes = channel.prior.spectrum.repeat(channel.n)
-    why = (
-        "inputs drawn from the Gaussian prior, labels known",
-        f"estimated from 2 x {samples} samples",
-    )
+    why = (channel.prior.about, ONCE, f"2 x {samples} samples")
     return Bound(water_filled(sizes, nats), "mean squared error", "estimated", why)
 
 
 def bits(prior: Spread, number: float, n: int = 1) -> Bound:
     """Without noise: an update of this many bits carries R = bits ln 2 nats."""
     value = water_filled(prior.spectrum.repeat(n), number * math.log(2))
-    why = ("inputs drawn from the Gaussian prior", f"the update fits in {number:g} bits")
+    why = (prior.about, f"the update fits in {number:g} bits")
     return Bound(value, "mean squared error", "certified", why)
 
 

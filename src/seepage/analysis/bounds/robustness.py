@@ -12,7 +12,7 @@ from seepage.analysis.bounds.bound import Bound
 from seepage.checks import at_least, positive
 from seepage.errors import InvalidInput
 
-_INFORMED = "one record; the attacker knows the network and all other records"
+_INFORMED = "the attacker may know all other examples"
 
 
 def rero(kappa: float, multiplier: float, rounds: int = 1, rate: float = 1.0) -> Bound:
@@ -31,10 +31,14 @@ def rero(kappa: float, multiplier: float, rounds: int = 1, rate: float = 1.0) ->
         gamma = float(
             scipy.special.ndtr(scipy.special.ndtri(kappa) + math.sqrt(rounds) / multiplier)
         )
-        return Bound(gamma, "probability", "certified", (_INFORMED, f"prior chance {kappa:.4g}"))
+        return Bound(gamma, "probability", "certified", (_INFORMED, _blind(kappa)))
     gamma = accounting.losses(rate, multiplier, rounds)[0].ceiling(kappa)
-    why = (_INFORMED, f"prior chance {kappa:.4g}", f"Poisson sampling at rate {rate:g}")
+    why = (_INFORMED, _blind(kappa), f"Poisson sampling at rate {rate:g}")
     return Bound(gamma, "probability", "certified", why)
+
+
+def _blind(kappa: float) -> str:
+    return f"a blind guess is right with chance {kappa:.2g}"
 
 
 def pure(kappa: float, epsilon: float) -> Bound:
