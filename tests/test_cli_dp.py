@@ -152,7 +152,7 @@ MISTAKES = {
     "multiplier": (["--noise-multiplier", "nan"], "multiplier=nan must be"),
     "epsilon": (["--noise-multiplier", "1", "--epsilon", "-1"], "epsilon=-1.0 must be"),
     "want": (["--want-epsilon", "0"], "--want-epsilon=0.0 must be"),
-    "below chance": (["--want-success", "0.001"], "Use 0 < kappa < gamma < 1"),
+    "below chance": (["--want-success", "0.001"], "Give more, or another --chance"),
     "chance": (["--noise-multiplier", "1", "--chance", "0"], "use 0 < kappa < 1"),
     "no public": (["--want-psnr", "20"], "--want-psnr needs --public"),
     "out of reach": (["--want-psnr", "3", "--public", "pictures.py:small"], "out of reach"),

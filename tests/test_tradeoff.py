@@ -203,3 +203,9 @@ def test_the_command_prints_draws_and_goes_on_where_it_was(
 def test_mistakes_are_told_before_anything_is_measured(arguments: list[str], message: str) -> None:
     assert message in refused("tradeoff", *arguments)
     assert not Path("runs").exists()
+
+
+def test_an_attack_that_cannot_run_is_told_before_anything_is_trained(home: Path) -> None:
+    text = refused("tradeoff", "--task", "table", "--quick", "--attack", "EmbeddingRows()")
+    assert "no attack ran on the undefended client. InvalidInput: Sequential has no" in text
+    assert not (home / "runs" / "tradeoff" / "table" / "cost").exists()

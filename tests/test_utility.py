@@ -93,8 +93,16 @@ def test_diverged_training_scores_nothing() -> None:
 
 
 def test_an_edge_of_the_grid_is_reported() -> None:
-    plan = Plan(10, 8, (0,), (1e-6, 1e-5, 1e-4))
-    assert utility.utility(FedSGD(), linear, blobs(), plan).edge
+    assert utility.best_rate(lambda rate: rate, (1.0, 2.0)) == (32.0, True)
+    assert utility.best_rate(lambda rate: -rate, (1.0, 2.0)) == (1 / 16, True)
+
+
+@pytest.mark.parametrize("grid", [(1e-3, 1e-2, 1e-1), (1e2, 1e3, 1e4)])
+def test_a_grid_that_misses_the_best_rate_goes_on_beyond_its_end(grid: tuple[float, ...]) -> None:
+    def score(rate: float) -> float:
+        return -abs(math.log10(rate) - 0.2)
+
+    assert utility.best_rate(score, grid) == (pytest.approx(1.0), False)
 
 
 def test_the_divergence_of_a_bottleneck_is_no_class() -> None:

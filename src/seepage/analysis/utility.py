@@ -82,20 +82,40 @@ def utility(
 
     `make(seed)` gives the model at its start. The rates tried are those of the grid times a
     natural one, which moves entries by .01 at the start: sign and clipped updates have
-    scales of their own. Pass the undefended run as `none` for the paired loss. `edge` says that
-    the best rate was the grid's first or last, so that more might be reached.
+    scales of their own. Where the first or the last is best the grid goes on beyond it, four steps
+    at most. Pass the undefended run as `none` for the paired loss. `edge` says that the best rate
+    was an end even so, and more might be reached.
     """
     plan = plan or Plan()
     natural = _natural(client, make(_TUNING[0]), data.train, plan)
-    rates = [natural * factor for factor in plan.grid]
-    tried = [_tuned(client, make, data, lr, plan) for lr in rates]
-    best = max(range(len(rates)), key=lambda i: tried[i])
-    runs = [trained(client, make(s), data, rates[best], (plan, s))[1] for s in plan.seeds]
-    edge = best in (0, len(rates) - 1)
+    factor, edge = best_rate(
+        lambda factor: _tuned(client, make, data, natural * factor, plan), plan.grid
+    )
+    lr = natural * factor
+    runs = [trained(client, make(s), data, lr, (plan, s))[1] for s in plan.seeds]
     loss, interval = (0.0, (0.0, 0.0)) if none is None else paired(none.accuracy, runs)
-    return Utility(tuple(runs), rates[best], loss, interval, edge)
+    return Utility(tuple(runs), lr, loss, interval, edge)
 
 
+def best_rate(score: Callable[[float], float], grid: Rates) -> tuple[float, bool]:
+    """The rate of the highest score, and whether it is an end of what was tried.
+
+    >>> best_rate(lambda rate: -abs(rate - 8), (1.0, 2.0))
+    (8.0, False)
+    """
+    tried = {rate: score(rate) for rate in sorted(grid)}
+    for _ in range(_BEYOND):
+        best, rates = max(tried, key=lambda rate: tried[rate]), sorted(tried)
+        if best not in (rates[0], rates[-1]):
+            break
+        beside = rates[1] if best == rates[0] else rates[-2]
+        beyond = best * best / beside
+        tried[beyond] = score(beyond)
+    best, rates = max(tried, key=lambda rate: tried[rate]), sorted(tried)
+    return best, best in (rates[0], rates[-1])
+
+
+_BEYOND = 4
 # No final run's seeds. More than one: a rate that is just stable at one seed may not be at others.
 _TUNING = (10_007, 10_009, 10_037)
 

@@ -122,6 +122,11 @@ def run(setting: Setting, rounds: Rounds, wanted: Wanted, as_json: bool) -> None
             "there is nothing to account for. Give --noise-multiplier, --std with --clip, or "
             "--client; or what is wanted: --want-epsilon, --want-success, --want-psnr."
         )
+    if wanted.success is not None and 0 < wanted.success <= wanted.chance < 1:
+        raise InvalidInput(
+            f"--want-success {wanted.success:g}: no noise keeps a success at or below the "
+            f"{wanted.chance:g} that a blind guess has. Give more, or another --chance."
+        )
     accounting.check_delta(rounds.delta)
     accounting.check_mechanism(rounds.rate, 1.0, rounds.steps)
     with screen.waiting("adding up the losses of privacy"):
@@ -156,11 +161,15 @@ def _thing(setting: Setting) -> Any:
         return loading.client(setting.client)
     if setting.multiplier is not None and setting.std is not None:
         raise InvalidInput("--noise-multiplier and --std say the same twice. Give one of them.")
+    if setting.std is not None and setting.clip is None:
+        raise InvalidInput(
+            "--std needs --clip: noise on an update of any length has no epsilon. Give both."
+        )
     given = {
         "multiplier": setting.multiplier,
         "std": setting.std,
         # Relative to the clipping norm, one norm is as good as another.
-        "clip": setting.clip or (1.0 if setting.std is None else None),
+        "clip": setting.clip or 1.0,
         "sensitivity": setting.sensitivity,
     }
     for name, number in given.items():

@@ -1,5 +1,6 @@
 """`seepage tradeoff`: leakage against utility, for defenses of rising strength."""
 
+import itertools
 import json
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -169,20 +170,19 @@ def _strengths(outcome: Outcome) -> Grid:
 
 
 def _equal(outcome: Outcome) -> Grid:
-    heads = [f"{cost:g} points, {a}" for a in ATTACKERS for cost in said.COSTS]
-    title = "Leak at equal cost; * lowest of its column, or a tie with it"
-    grid = Grid("defense", *heads, title=title)
+    heads = [f"{cost:g} point{'s' if cost > 1 else ''} lost" for cost in said.COSTS]
+    title = "Leak at equal cost; * lowest of its column for this attacker, or a tie with it"
+    grid = Grid("defense", "attacker", *heads, title=title)
     curves = {attacker: outcome.points(attacker) for attacker in ATTACKERS}
     found = {attacker: said.readings(outcome, attacker) for attacker in ATTACKERS}
     best = {(a, cost): said.lowest(found[a], cost) for a in ATTACKERS for cost in said.COSTS}
-    for family in found[ATTACKERS[0]]:
+    for a, family in itertools.product(ATTACKERS, found[ATTACKERS[0]]):
         cells = [
             _cell(outcome.metric, found[a][family][cost], family in best[a, cost])
             or _cheap(outcome.metric, curves[a][family], cost)
-            for a in ATTACKERS
             for cost in said.COSTS
         ]
-        grid.add_row(Text(family), *map(Text, cells))
+        grid.add_row(*map(Text, (family, a, *cells)))
     return grid
 
 
@@ -204,7 +204,7 @@ def _cheap(metric: str, points: list[Point], cost: float) -> str:
 def _sentences(outcome: Outcome) -> Iterator[str]:
     for one in said.claims(outcome):
         yield (
-            f'"{said.CLAIM}", {one.attacker} attacker, {one.cost:g} % of accuracy lost: '
+            f'"{said.CLAIM}", {one.attacker} attacker, {one.cost:g} points of accuracy lost: '
             f"{one.verdict} ({one.why})"
         )
     yield from (f"Failed, and left out: {text}" for text in outcome.failed)

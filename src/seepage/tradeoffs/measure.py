@@ -94,6 +94,7 @@ def measured(
     """Do what the folder does not hold yet: in `leakage` an audit's store, in `cost` the prices."""
     clients, task = trade.clients, trade.task
     rows = sweep(_trials(trade), Path(folder) / "leakage", executor, progress)
+    _attackable(rows)
     costs = [Cost(client, task.make, task.data, trade.plan) for client in clients]
     prices = priced(costs, Path(folder) / "cost", executor, progress)
     return _outcome(trade, rows, {row["client"]: row for row in prices})
@@ -108,6 +109,13 @@ def _trials(trade: Trade) -> list[Trial]:
             believed = [client] if client == _NONE else [client, _NONE]
             made += [Trial(model, batch, client, attack, other, *about) for other in believed]
     return made
+
+
+def _attackable(rows: Sequence[Row]) -> None:
+    """Training takes minutes: not before it is known that the attacks run at all."""
+    bare = [row for row in rows if row["client"] == describe(_NONE)]
+    if bare and all(row["status"] != "done" for row in bare):
+        raise Failed(f"no attack ran on the undefended client. {bare[0]['error']}")
 
 
 def _outcome(trade: Trade, rows: Sequence[Row], prices: dict[str, Row]) -> Outcome:
