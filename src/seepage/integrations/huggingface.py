@@ -43,7 +43,7 @@ class Masked(nn.Module):
             setattr(self.__dict__["network"], name, given)
 
     def forward(self, x: Tensor) -> Tensor:
-        if x.is_floating_point():
+        if x.is_floating_point() and x.ndim == 3:
             real = (x.detach() != self._pad_row(x)).any(-1)
             return self._logits(real, inputs_embeds=x)
         self._check(x)
@@ -60,6 +60,17 @@ class Masked(nn.Module):
         return row
 
     def _check(self, x: Tensor) -> None:
+        if x.is_floating_point():
+            raise InvalidInput(
+                f"x holds {x.dtype} of shape {tuple(x.shape)}: ids are whole numbers (n, l), "
+                "embeddings floats (n, l, width). Build the batch with encoded(), or use x.long()."
+            )
+        words = len(self.__dict__["network"].get_input_embeddings().weight)
+        if bool(((x < 0) | (x >= words)).any()):
+            raise InvalidInput(
+                f"x holds ids from {int(x.min())} to {int(x.max())}, and the network knows 0 to "
+                f"{words - 1}. Encode the texts with the network's own tokenizer."
+            )
         real = x != self.pad
         if bool((real[:, 1:] & ~real[:, :-1]).any()):
             raise InvalidInput(
@@ -79,8 +90,19 @@ def hugging(network: Any, tokenizer: Any, task: Task = "classify", length: int =
     parts = anatomy(network)
     form = _form(network, tokenizer, task, length)
     _check_network(network, form, parts)
-    loss = NextToken(form.pad) if task == "next" else functional.cross_entropy
+    loss = NextToken(form.pad) if task == "next" else classified
     return Model.of(Masked(network, form.pad, parts), loss, form)
+
+
+def classified(logits: Tensor, y: Tensor) -> Tensor:
+    """The mean cross-entropy of each sentence's class."""
+    if y.ndim != 1:
+        raise InvalidInput(
+            f"the network classifies sentences, and the batch has no labels: y has shape "
+            f"{tuple(y.shape)}. Pass encoded(tokenizer, form, texts, labels), or "
+            'hugging(..., task="next") for a language model.'
+        )
+    return functional.cross_entropy(logits, y)
 
 
 @value

@@ -20,7 +20,12 @@ _CLEAR = 9.0
 _WHOLE = 0.05
 """A solution further than this from zeros and ones is no sentence."""
 
-_PAIR = 0.2
+_ALONE = 0.85
+"""A token with more than this of its weight at one place stands nowhere else."""
+
+_PAIR = 0.3
+"""The least share of a token's weight at its likeliest place that tells another place. The weights
+of a token add up to one, so that a fixed threshold misses tokens of many places."""
 
 
 @value
@@ -61,7 +66,7 @@ class Rows:
 
 def moved(seen: Observation) -> Rows:
     """The rows of both tables that the update moved."""
-    anatomy, form = anatomy_of(seen.model), tokens_of(seen.model)
+    form, anatomy = tokens_of(seen.model), anatomy_of(seen.model)
     if anatomy.word not in seen.update:
         raise InvalidInput(
             f"the update does not hold the word embeddings '{anatomy.word}': they are frozen or "
@@ -88,14 +93,25 @@ def moved_places(seen: Observation) -> Tensor:
 
 
 def pairs(rows: Rows) -> dict[str, Any]:
-    """How surely each token stands at each place: C of word^T C = pos^T, entries above 0.2."""
+    """How surely each token stands at each place: C of word^T C = pos^T, its larger entries."""
     if rows.positions is None or len(rows.tokens) >= rows.word.shape[1]:
         return {"pairs": []}
-    weights = torch.linalg.pinv(rows.word.T) @ rows.positions.T
+    weights = _weights(rows.word, rows.positions)
     places, tokens = rows.places.tolist(), rows.tokens.tolist()
-    likely = (weights > _PAIR).nonzero().tolist()
+    likely = (weights > _PAIR * weights.amax(1, keepdim=True)).nonzero().tolist()
     listed = [[tokens[t], places[p], round(float(weights[t, p]), 4)] for t, p in likely]
     return {"pairs": listed, "weights": weights}
+
+
+def _weights(word: Tensor, positions: Tensor) -> Tensor:
+    """C by least squares, and once more without the tokens that stand at one place only."""
+    weights = torch.linalg.pinv(word.T) @ positions.T
+    largest, place = weights.max(1)
+    several = largest <= _ALONE
+    alone = torch.nn.functional.one_hot(place, len(positions)).to(weights)
+    rest = positions - alone[~several].T @ word[~several]
+    alone[several] = torch.linalg.pinv(word[several].T) @ rest.T
+    return alone
 
 
 def _noise(words: Tensor) -> float:

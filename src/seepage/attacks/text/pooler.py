@@ -8,7 +8,7 @@ import torch
 from torch import Generator, Tensor, nn
 from torch.nn.functional import normalize
 
-from seepage.attacks.text.anatomy import Network, anatomy_of, refuse_dropout
+from seepage.attacks.text.anatomy import Network, refuse_dropout
 from seepage.attacks.text.embedded import Frame, Misfit, nearest, relative
 from seepage.attacks.text.lamp import Lamp, Search, lengths_of
 from seepage.attacks.text.pooler_states import States, pooled_states, random_states
@@ -65,7 +65,8 @@ class Pooler:
 
     def craft(self, model: Model, rng: Generator) -> Model:
         """The model with the widened pooler, on as many classes."""
-        anatomy, network = anatomy_of(model), Network.of(model)
+        network = Network.of(model)
+        anatomy = network.anatomy
         if not anatomy.pooler or not anatomy.classifier:
             raise InvalidInput(
                 "Pooler() widens the pooler under a classifier, and this model has none. "
