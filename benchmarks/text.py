@@ -180,7 +180,7 @@ def encoder_blind() -> Rows:
 
 def encoder_large() -> Rows:
     """4 at B = 16, and up to where block 1's span is full (384 directions)."""
-    yield from _encoder({16: (range(4), 200_000), 24: (range(2), 200_000), 28: (range(1), 200_000)})
+    yield from _encoder({16: (range(4), 200_000), 24: (range(2), 200_000), 28: (range(1), 40_000)})
 
 
 EDITS = ("random", "nearest embedding", "dropped", "transposed", "full stop")

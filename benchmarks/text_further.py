@@ -28,7 +28,6 @@ from seepage import (
 from seepage.attacks.text.anatomy import Network
 from seepage.attacks.text.spans import span_of
 from seepage.integrations.huggingface import encoded, hugging
-from seepage.papers import text_quality
 from seepage.zoo import language
 
 
@@ -46,7 +45,7 @@ def long() -> Rows:
     for lines, size, seed in ((3, 1, 0), (3, 2, 0), (3, 4, 0), (5, 1, 0), (5, 2, 0), (5, 4, 0)):
         batch = joined(model, size, lines, seed)
         tokens = (batch.x != 0).sum(1).tolist()
-        row = attacked(model, batch, TokenSpan(budget=200_000))
+        row = attacked(model, batch, TokenSpan(budget=5000))
         yield {"B": size, "tokens": tokens} | row
 
 
@@ -135,21 +134,11 @@ def lora() -> Rows:
             yield {"steps": steps, "r": rank, "B": size} | row
 
 
-def quality() -> Rows:
-    """LAMP's table at a tenth of its steps: what the searches read beside what the spans give."""
-    setting = text_quality.Setting.bundled()
-    effort = text_quality.Effort(2, starts=10, steps=150, every=30, proposals=15, width=3000)
-    methods = text_quality.searches(setting, effort) | text_quality.spans()
-    for row in text_quality.rows(setting, effort, methods):
-        yield {"style": row.style, "method": row.method, "got": str(row), "source": row.source}
-
-
 SECTIONS: dict[str, Callable[[], Rows]] = {
     "long": long,
     "decoder_large": decoder_large,
     "noisy": noisy,
     "lora": lora,
-    "quality": quality,
 }
 
 if __name__ == "__main__":

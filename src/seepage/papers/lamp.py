@@ -28,12 +28,11 @@ def reproduce(
     """LAMP, TokenSpan and EmbeddingRows, and two guesses, at B = 1."""
     setting, effort = Setting.bundled(), QUICK if quick else FULL
     methods = {"LAMP": searches(setting, effort)["LAMP"]} | spans()
-    how = f"{effort.steps} steps and {effort.starts} starts" if quick else "the paper's settings"
     for row in rows(setting, effort, methods):
         yield Claim(
             f"{row.method}, {STYLE_NAMES[row.style]}",
             _CLAIMED.get(row.style, "not available") if row.method == "LAMP" else "not available",
             str(row),
             "measured",
-            f"MiniLM, B = 1; {row.source}" + (f"; {how}" if row.method == "LAMP" else ""),
+            f"MiniLM, B = 1; {row.source}" + (f"; {effort}" if row.method == "LAMP" else ""),
         )

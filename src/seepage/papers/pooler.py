@@ -24,6 +24,7 @@ from seepage.papers.text_quality import (
     Setting,
     rows,
     searches,
+    spans,
     states,
 )
 
@@ -75,14 +76,14 @@ def _states(setting: Setting, quick: bool) -> Iterator[Claim]:
 
 def _quality(setting: Setting, effort: Effort) -> Iterator[Claim]:
     """At B = 1 there is one state, so that the order which the original was told is no secret."""
-    methods = searches(setting, effort)
-    claimed = dict(zip(methods, (0, 1), strict=False))
-    for row in rows(setting, effort, methods):
-        at = claimed.get(row.method)
+    searched = searches(setting, effort)
+    claimed = dict(zip(searched, (0, 1), strict=False))
+    for row in rows(setting, effort, searched | spans()):
+        at, how = claimed.get(row.method), f"MiniLM, B = 1; {row.source}"
         yield Claim(
             f"{row.method}, {STYLE_NAMES[row.style]}",
             "not available" if at is None else f"{_TABLE[row.style][at]} (a talk, B unstated)",
             str(row),
             "measured",
-            f"MiniLM, B = 1, {effort.steps} steps, {effort.starts} starts; {row.source}",
+            f"{how}; {effort}" if row.method in searched else how,
         )
