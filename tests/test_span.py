@@ -129,7 +129,7 @@ def test_default_networks_give_up_their_batch(activation: str, n: int, d: int, h
 @pytest.mark.parametrize(
     ("activation", "n", "dtype"),
     [("relu", 16, torch.float64), ("relu", 32, torch.float64), ("leaky", 16, torch.float64),
-     ("relu", 8, torch.float32)],
+     ("relu", 8, torch.float32), ("relu", 32, torch.float32)],
 )  # fmt: skip
 def test_large_batches_peel_off_without_a_search(
     activation: str, n: int, dtype: torch.dtype

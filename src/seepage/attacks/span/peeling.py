@@ -8,19 +8,23 @@ example above zero, or a single one below, then says of that example alone
 
 It is believed where the loss has the slope d_i at its own output, or where two units say the same.
 Subtracted from every unit, it leaves others with a single example: the batch peels off as erasure
-codes are decoded (Luby et al. 2001), whatever its size.
+codes are decoded (Luby et al. 2001), whatever its size. What is subtracted brings its rounding
+along; before that grows, all units that are explained by now settle what was found, together.
 """
 
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import reduce
 
 import torch
 from torch import Tensor
 
+from seepage.attacks.span.activations import leaky
 from seepage.attacks.span.equations import Equations, Unknown
+from seepage.attacks.span.levenberg import Damping, solved
 
 Misfit = Callable[[Tensor, Tensor], Tensor]
+_SETTLED = Damping(steps=2, start=1e-9)
 
 
 @dataclass(frozen=True)
@@ -48,10 +52,11 @@ def peeled(
     and `misfit(o, d)` tells how far each d is from the loss's slope at outputs o (without biases).
     """
     found = Unknown(given.weight[:0], given.head.T[:0])
-    above, linear = _unkinked(given, sides, floor)
-    if above is None:
+    whole, line = _unkinked(given, sides, floor)
+    if whole is None:
         return found
-    faint = 100 * floor * float(above.bias.abs().max())
+    faint = 100 * floor * float(whole.bias.abs().max())
+    above, linear = whole, line
     while len(found.x) < most:
         views = [(above, 1)] if linear is None else [(above, 1), (linear.plus(above, -1), -1)]
         alone = reduce(Unknown.joined, [_alone(given, *view, faint) for view in views])
@@ -60,11 +65,29 @@ def peeled(
         new = _chosen(alone, apart, found, floor**0.5, most)
         if len(new.x) == 0:
             break
-        found = found.joined(new)
-        z = given.weight @ new.x.T + given.bias[:, None]
-        above = above.plus(_told(given, new, z, z > 0), -1)
-        linear = linear and linear.plus(_told(given, new, z, torch.ones_like(z)), -1)
+        found = _settled(given, whole, found.joined(new), floor)
+        above = whole.plus(_told(given, found, _signal(given, found) > 0), -1)
+        every = torch.ones(len(given.weight), len(found.x), dtype=torch.bool)
+        linear = line and line.plus(_told(given, found, every), -1)
     return found
+
+
+def _settled(given: Equations, whole: Said, found: Unknown, floor: float) -> Unknown:
+    """The same once more, from all units that speak of these alone, where rounding has grown."""
+    on = _signal(given, found) > 0
+    left = whole.plus(_told(given, found, on), -1).bias.abs() / whole.bias.abs().max()
+    rows = ((left <= 10 * floor) & on.any(1)).nonzero()[:, 0]
+    equations = len(rows) * (1 + found.x.shape[1] + found.delta.shape[1])
+    if equations < 2 * found.flat.numel() or float(left[rows].max()) < floor / 10:
+        return found
+    unkinked = replace(
+        given,
+        weight_gradient=whole.weight,
+        bias_gradient=whole.bias,
+        head_gradient=whole.head.T,
+        head_bias_gradient=None,
+    )
+    return solved(unkinked.rows(rows), leaky(0.0).frozen(on[rows]), found, _SETTLED).at
 
 
 def _unkinked(
@@ -125,7 +148,7 @@ def _agreement(x: Tensor) -> Tensor:
 def _chosen(alone: Unknown, apart: Tensor, found: Unknown, near: float, most: int) -> Unknown:
     """The best believed ones, a few at a time, since the next round knows the others better."""
     picked: list[int] = []
-    few = min(most - len(found.x), most // 4 + 1)
+    few = min((most - len(found.x) + 1) // 2, most // 4 + 1)
     for i in apart.argsort().tolist():
         if apart[i] > near or len(picked) == few:
             break
@@ -135,7 +158,11 @@ def _chosen(alone: Unknown, apart: Tensor, found: Unknown, near: float, most: in
     return Unknown(alone.x[picked], alone.delta[picked])
 
 
-def _told(given: Equations, some: Unknown, z: Tensor, on: Tensor) -> Said:
+def _told(given: Equations, some: Unknown, on: Tensor) -> Said:
     """What units say of these examples where `on` (m, n) counts them."""
-    through = (given.head.T @ some.delta.T) * on
+    through, z = (given.head.T @ some.delta.T) * on, _signal(given, some)
     return Said(through @ some.x, through.sum(1), (z * on) @ some.delta)
+
+
+def _signal(given: Equations, some: Unknown) -> Tensor:
+    return given.weight @ some.x.T + given.bias[:, None]
