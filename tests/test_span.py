@@ -15,7 +15,7 @@ from seepage.attacks.span.equations import Equations, Unknown, evaluated, normal
 from seepage.attacks.span.kinks import without
 from seepage.attacks.span.measured import measured
 from seepage.attacks.span.peeling import peeled
-from seepage.attacks.span.search import Search, Sought, best
+from seepage.attacks.span.search import Search, Sought, affordable, best
 from seepage.clients import FedAvg, FedSGD, Given
 from seepage.core import Batch, Model, Observation, Reconstruction, observe, stream
 from seepage.defenses import Noise, Prune
@@ -359,6 +359,19 @@ def test_what_is_not_solved_is_not_recovered() -> None:
     noise = {n: torch.randn(u.shape, generator=draw).double() for n, u in seen.update.items()}
     random = observe(seen.model, batch, Given(noise), stream(0, ""), believed=FedSGD())
     assert attack(random, starts=2).note.startswith("not recovered")
+
+
+def test_a_search_ends_where_it_costs_too_much(monkeypatch: pytest.MonkeyPatch) -> None:
+    seen, batch = scene("gelu", 4, 64, 128, 10, seed=70)
+    given = measured(seen, stack_of(seen.model), 4, stream(0, ""))
+    steps = [affordable(given.equations, unknowns) for unknowns in (56, 560, 5600)]
+    assert steps[0] > 1000 > steps[1] > steps[2] == 0
+    monkeypatch.setattr("seepage.attacks.span.search._WORK", 0)
+    answer = attack(seen)
+    assert answer.note.startswith("not recovered")
+    assert "after 0 starts" in answer.note
+    assert "56 unknowns more would take too long" in answer.note
+    assert answer.x.shape == batch.x.shape
 
 
 def test_local_steps_scale_but_one_step_is_a_gradient() -> None:

@@ -73,6 +73,7 @@ class Moments:
         at_least("Moments.refine", self.refine, 0)
         if self.batch is not None:
             at_least("Moments.batch", self.batch, 1)
+        told(self.activation)
 
     def craft(self, model: Model, rng: Generator) -> Model:
         """The model that a malicious server broadcasts."""

@@ -24,7 +24,7 @@ from seepage.attacks.span.measured import (
 )
 from seepage.attacks.span.peeling import peeled
 from seepage.attacks.span.scale import factors
-from seepage.attacks.span.search import Found, Search, Sought, best, refined
+from seepage.attacks.span.search import Found, Search, Sought, affordable, best, refined
 from seepage.checks import at_least
 from seepage.core import Observation, Reconstruction
 from seepage.values import value
@@ -40,7 +40,8 @@ class Span:
     setting; a residual at rounding level certifies the answer, any other is "not recovered".
     In deeper networks the last two fully connected layers give the features that they read
     (`trace["features"]`), and layers below them are then inverted one by one, down to the data
-    where every layer is fully connected.
+    where every layer is fully connected. A search makes at most `starts` starts, and fewer where
+    the unknowns are so many that each takes minutes.
 
     >>> from seepage import FedSGD, observe, stream, zoo
     >>> photos = zoo.photos(4, 16)
@@ -61,6 +62,7 @@ class Span:
         at_least("Span.rows", self.rows, 2)
         if self.tol is not None:
             at_least("Span.tol", self.tol, 0)
+        told(self.activation)
 
     def __call__(self, seen: Observation, rng: Generator) -> Reconstruction:
         stack = stack_of(seen.model, told(self.activation))
@@ -215,6 +217,13 @@ def _trace(solution: _Solution, features: Tensor, delta: Tensor, as_this: Tensor
     }
 
 
+def _spent(solution: _Solution) -> str:
+    unknowns = solution.found.state.at.flat.numel()
+    if solution.starts < affordable(solution.given.equations, unknowns):
+        return ""
+    return f" (with {unknowns} unknowns more would take too long: attack smaller batches)"
+
+
 def _note(seen: Observation, solution: _Solution, reached: bool, certain: bool) -> str:
     rank = solution.given.space.rank
     few = seen.n is not None and rank < seen.n
@@ -228,7 +237,7 @@ def _note(seen: Observation, solution: _Solution, reached: bool, certain: bool) 
         parts.insert(
             0,
             f"not recovered: residual {solution.found.residual:.1e} after "
-            f"{solution.starts} starts, where {solution.enough:.1e} is needed",
+            f"{solution.starts} starts, where {solution.enough:.1e} is needed{_spent(solution)}",
         )
     elif not certain:
         parts.insert(

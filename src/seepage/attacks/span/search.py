@@ -2,7 +2,7 @@
 
 import math
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import torch
 from torch import Generator, Tensor
@@ -11,6 +11,9 @@ from seepage.attacks.span.activations import Activation
 from seepage.attacks.span.equations import Equations, State, Unknown, evaluated
 from seepage.attacks.span.kinks import judged, sharpened, softened, without
 from seepage.attacks.span.levenberg import Damping, solved
+
+# Multiplications of a whole search: some minutes. A solve takes about as many steps.
+_WORK, _STEPS = 1e12, 80
 
 
 @dataclass(frozen=True)
@@ -57,15 +60,29 @@ def refined(given: Equations, activation: Activation, known: Unknown, enough: fl
 def best(
     given: Equations, activation: Activation, sought: Sought, search: Search, rng: Generator
 ) -> Found:
-    """Start afresh until all equations hold, and keep the best."""
+    """Start afresh until all equations hold, and keep the best; or until it has cost too much."""
+    unknowns = sought.count * (given.weight.shape[1] + len(given.head))
+    starts = min(search.starts, affordable(given, unknowns))
+    tries = _attempts(given, activation, sought, replace(search, starts=starts), rng)
     kept: Found | None = None
-    for number, state in enumerate(_attempts(given, activation, sought, search, rng), 1):
+    for number, state in enumerate(tries, 1):
         if kept is None or state.cost < kept.state.cost:
             kept = Found(state, number)
         if kept.residual <= search.enough and number >= search.least:
             return kept
-    assert kept is not None
-    return Found(kept.state, search.starts)
+    if kept is None:
+        start = guess(given, activation, sought.count - len(sought.known.x), rng)
+        return Found(judged(given, activation, sought.known.joined(start)), 0)
+    return Found(kept.state, starts)
+
+
+def affordable(given: Equations, unknowns: int) -> int:
+    """How many starts a search may make: none where a single one would take an hour.
+
+    A step forms J^T J from the hidden units, and factorises it.
+    """
+    step = len(given.weight) * unknowns**2 + unknowns**3 / 3
+    return int(_WORK / (_STEPS * step))
 
 
 def _attempts(
