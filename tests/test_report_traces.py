@@ -25,8 +25,9 @@ CHAIN = {
         for i in range(3)
     ],
     "candidates": [
-        {"label": 1, "residual": 1e-7, "kept": True, "note": ""},
-        {"label": 0, "residual": 2e-7, "kept": False, "note": ""},
+        {"label": 1, "residual": 1e-7, "kept": True, "best": True, "note": ""},
+        {"label": 0, "residual": 2e-7, "kept": False, "best": False, "note": ""},
+        {"label": 2, "residual": 0.9, "kept": False, "best": False, "note": ""},
         {"label": 0, "residual": 0.5, "kept": False, "note": "left the box"},
     ],
 }
@@ -48,11 +49,12 @@ def test_a_recursion_is_a_table_of_its_layers(tmp_path: Path) -> None:
 
 
 def test_twins_stand_side_by_side_with_what_tells_them_apart(tmp_path: Path) -> None:
-    row = made.traced(tmp_path, CHAIN, {"trace/twins": made.photos(2)}, attack="RGap()")
+    row = made.traced(tmp_path, CHAIN, {"trace/twins": made.photos(3)}, attack="RGap()")
     text = page(tmp_path, row)
     assert "Twins: these answers explain the gradient alike" in text
-    assert "label 1, residual 1e-7, chosen" in text
+    assert "label 1, residual 1e-7, the answer" in text
     assert "label 0, residual 2e-7, its twin" in text
+    assert "label 2" not in text
     alone = made.traced(tmp_path, CHAIN, {"trace/twins": made.photos(1)}, attack="RGap()")
     assert "Twins" not in page(tmp_path, alone)
 

@@ -91,6 +91,9 @@ def _curve(label: str, points: list[tuple[float, Result]], prefix: str) -> Curve
     )
 
 
+_LETTER = 0.06  # of the height of the drawing, for the letter of one line
+
+
 def spectrum(whole: Sequence[float], parts: Mapping[str, Sequence[float]], hidden: float) -> str:
     """Singular values on a logarithmic scale: of all layers, and of each under its letter."""
     from matplotlib import rc_context
@@ -101,15 +104,27 @@ def spectrum(whole: Sequence[float], parts: Mapping[str, Sequence[float]], hidde
         axes = figure.subplots()
         for side in ("top", "right"):
             axes.spines[side].set_visible(False)
-        for (letter, values), (_, dash) in zip(parts.items(), itertools.cycle(_STYLES)):
+        for values, (_, dash) in zip(parts.values(), itertools.cycle(_STYLES)):
             axes.semilogy(range(1, len(values) + 1), values, dash, color=_ACCENT, linewidth=1)
-            at = (len(values), values[-1]) if values else (0, 1)
-            axes.annotate(letter, at, (4, 0), textcoords="offset points", color=_INK, weight="bold")
         axes.semilogy(range(1, len(whole) + 1), whole, color=_INK, linewidth=2)
         if hidden > 0:
             axes.axhline(hidden, color=_INK, linewidth=0.8, linestyle="--", alpha=0.6)
         axes.tick_params(colors=_INK, color=_FAINT, length=3)
+        low, high = axes.get_ylim()
+        for letter, at in _letters(parts, (high / low) ** _LETTER).items():
+            axes.annotate(letter, at, (4, 0), textcoords="offset points", color=_INK, weight="bold")
         return _svg(figure, "spectrum")
+
+
+def _letters(parts: Mapping[str, Sequence[float]], least: float) -> dict[str, tuple[float, float]]:
+    """Where each line ends, moved up where another ends less than a factor `least` below."""
+    ends = sorted((len(v), v[-1], letter) for letter, v in parts.items() if v and v[-1] > 0)
+    placed: dict[str, tuple[float, float]] = {}
+    last, below = 0, 0.0
+    for x, y, letter in ends:
+        below = max(y, least * below) if x == last else y
+        placed[letter], last = (x, below), x
+    return placed
 
 
 def _line(letter: str, key: tuple[str, bool], members: list[tuple[float, Result]]) -> Line:

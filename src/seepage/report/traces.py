@@ -127,18 +127,22 @@ def _layers(noted: Mapping[str, Any]) -> tuple[tuple[Layer, ...], int]:
 
 
 def _twins(noted: Mapping[str, Any], form: Form, path: Path, side: int) -> tuple[Frame, ...]:
-    """Several answers that explain the gradient alike."""
+    """Several answers that explain the gradient alike: within a factor of ten, as RGap counts."""
     if not isinstance(form, Images):
         return ()
     found = _tensor(path, "trace/twins", TWINS)
     if found is None or len(found) < 2 or found[0].numel() != math.prod(form.shape):
         return ()
     told = [row for row in map(mapping, items(noted.get("candidates"))) if not row.get("note")]
+    residuals = [number(row.get("residual")) for row in told]
+    alike = 10 * min(residuals, default=math.inf)
     made = []
-    for i, x in enumerate(found):
-        row = told[i] if i < len(told) else {}
+    for x, row, size in zip(found, told, residuals, strict=False):
+        if not size <= alike:
+            continue
         label = "" if row.get("label") is None else f"label {_count(row.get('label'))}, "
-        kept = "chosen" if row.get("kept") is True else "its twin"
+        likely = "as likely" if row.get("kept") is True else "its twin"
+        kept = "the answer" if row.get("best") is True else likely
         residual = f"residual {words.small(number(row.get('residual')))}"
         shaped = x.reshape(form.shape)
         low, high = form.box(shaped)
@@ -146,7 +150,7 @@ def _twins(noted: Mapping[str, Any], form: Form, path: Path, side: int) -> tuple
         where = "" if inside > 0.5 else ", outside the range of images"
         frame = pictures.picture(form, shaped, side)
         made.append(Frame(frame, f"{label}{residual}, {kept}{where}"))
-    return tuple(made)
+    return tuple(made) if len(made) > 1 else ()
 
 
 def _bins(noted: Mapping[str, Any]) -> tuple[tuple[Bin, ...], str]:

@@ -77,6 +77,7 @@ def _trace(
                 "margin": None if math.isnan(c.head.margin) else c.head.margin,
                 "residual": c.residual,
                 "kept": c in kept,
+                "best": c is best,
                 "note": c.note,
             }
             for c in answers
