@@ -8,6 +8,11 @@ from seepage.chains import Chain, Layer, layer_rank, network_ranks
 PRIORS = (
     "No count proves privacy: priors over images, further rounds and known labels add information."
 )
+_CONVOLUTION = "A larger stride in the first layer, or larger images, cut its equations too."
+_DENSE = (
+    "No width of a dense first layer opens anything: the gradient of each output's weights is a "
+    "multiple of the input."
+)
 
 
 def advised(chain: Chain, deficit: int) -> Iterator[str]:
@@ -23,7 +28,7 @@ def advised(chain: Chain, deficit: int) -> Iterator[str]:
             "change by the last column, not by RA."
         )
     if deficit == 0:
-        yield "A larger stride in the first layer, or larger images, cut its equations too."
+        yield _DENSE if chain.layers[0].window is None else _CONVOLUTION
     yield PRIORS
 
 
