@@ -1,8 +1,8 @@
 """R-GAP beyond the paper: batches, trained weights, noise in a deep network, larger images,
-residual blocks.
+residual blocks, ReLU, gradient matching from where it ended.
 
 python benchmarks/further.py [GROUP ...]: groups are batches, training, noise, larger,
-residual. JSON lines. Average pooling is in pooling.py.
+residual, rectified, match. JSON lines. Average pooling is in pooling.py.
 """
 
 import json
@@ -111,34 +111,95 @@ def larger() -> Iterator[Row]:
         yield attacked(f"CNN6 at 64 x 64, joint, pair {i}", seen, x, RGap(refine="none"))
 
 
-class Blocks(nn.Module):
-    """A strided convolution, residual blocks f(x + W2 f(W1 x)) of 12 channels, and a head."""
+Plan = list[tuple[int, int]]
 
-    def __init__(self, middle: int, count: int) -> None:
+
+class Blocks(nn.Module):
+    """A strided convolution, residual blocks f(x + W2 f(W1 x)), and a head.
+
+    A block is its channels within, and its stride: one that halves the image doubles the channels,
+    and its shortcut is a convolution, f(W3 x + W2 f(W1 x)).
+    """
+
+    def __init__(self, width: int, plan: Plan, act: Callable[[Tensor], Tensor]) -> None:
         super().__init__()
-        self.stem = nn.Conv2d(3, 12, 4, 2, 2, bias=False)
-        pair = [(nn.Conv2d(12, middle, 3, 1, 1, bias=False),
-                 nn.Conv2d(middle, 12, 3, 1, 1, bias=False)) for _ in range(count)]  # fmt: skip
-        self.blocks = nn.ModuleList(nn.ModuleList(two) for two in pair)
-        self.last = nn.Linear(12 * 81, 10, bias=False)
+        self.stem, self.act, side = nn.Conv2d(3, width, 4, 2, 2, bias=False), act, 9
+        self.blocks = nn.ModuleList()
+        for middle, stride in plan:
+            out = width * stride
+            layers = [nn.Conv2d(width, middle, 3, stride, 1, bias=False),
+                      nn.Conv2d(middle, out, 3, 1, 1, bias=False)]  # fmt: skip
+            if stride > 1:
+                layers.append(nn.Conv2d(width, out, 1, stride, bias=False))
+            self.blocks.append(nn.ModuleList(layers))
+            width, side = out, (side - 1) // stride + 1
+        self.last = nn.Linear(width * side**2, 10, bias=False)
 
     def forward(self, x: Tensor) -> Tensor:
-        x = functional.leaky_relu(self.stem(x), 0.2)
-        for first, second in self.blocks:  # type: ignore[misc]
-            x = functional.leaky_relu(x + second(functional.leaky_relu(first(x), 0.2)), 0.2)
+        x = self.act(self.stem(x))
+        for first, second, *short in self.blocks:  # type: ignore[misc]
+            passed = short[0](x) if short else x
+            x = self.act(passed + second(self.act(first(x))))
         return self.last(x.flatten(1))
 
 
+def leaky(x: Tensor) -> Tensor:
+    return functional.leaky_relu(x, 0.2)
+
+
 def residual() -> Iterator[Row]:
-    for middle, count in ((12, 1), (12, 3), (4, 3), (24, 3), (12, 6), (12, 8)):
+    plans: list[tuple[str, int, Plan, Callable[[Tensor], Tensor]]] = [
+        ("leaky, 1 block", 12, [(12, 1)], leaky),
+        ("leaky, 3 blocks", 12, [(12, 1)] * 3, leaky),
+        ("leaky, 3 blocks, 4 within", 12, [(4, 1)] * 3, leaky),
+        ("leaky, 3 blocks, 24 within", 12, [(24, 1)] * 3, leaky),
+        ("leaky, 6 blocks", 12, [(12, 1)] * 6, leaky),
+        ("leaky, 8 blocks", 12, [(12, 1)] * 8, leaky),
+        ("leaky, 1 halving", 12, [(24, 2)], leaky),
+        ("leaky, 1 block, 1 halving, 1 block, 1 halving", 12,
+         [(12, 1), (24, 2), (24, 1), (48, 2)], leaky),
+        ("ReLU, 1 block of 36", 36, [(36, 1)], functional.relu),
+        ("ReLU, 3 blocks of 36", 36, [(36, 1)] * 3, functional.relu),
+        ("ReLU, 1 block, 1 halving, 1 block of 36", 36,
+         [(36, 1), (72, 2), (72, 1)], functional.relu),
+    ]  # fmt: skip
+    for what, width, plan, act in plans:
         for seed in range(3):
-            network = seeded(lambda m=middle, c=count: Blocks(m, c), seed)
+            network = seeded(lambda w=width, p=plan, a=act: Blocks(w, p, a), seed)
             x = zoo.photos(seed + 1, 16).batch.x[seed:]
-            what = f"{count} residual blocks, {middle} channels inside, seed {seed}"
-            yield attacked(what, given(network, x, [3]), x)
+            yield attacked(f"{what}, seed {seed}", given(network, x, [3]), x)
 
 
-GROUPS = {f.__name__: f for f in (batches, training, noise, larger, residual)}
+def rectified() -> Iterator[Row]:
+    """S(12, b) with ReLU in the place of LeakyReLU."""
+    for second in (20, 36):
+        for i in range(6, 12):
+
+            def make(second: int = second) -> nn.Module:
+                layers = zoo.three_conv(12, second)
+                swapped = [nn.ReLU() if isinstance(m, nn.LeakyReLU) else m for m in layers]
+                return nn.Sequential(*swapped)
+
+            x = zoo.photos(i + 1, 16).batch.x[i:]
+            yield attacked(f"S(12,{second}) with ReLU, pair {i}", given(seeded(make, i), x, [3]), x)
+
+
+def match() -> Iterator[Row]:
+    """Matching from where the recursion ended, beside repair and Gauss-Newton."""
+    attacks = {"plain": ALONE, "match": RGap(repair=False, refine="match"), "all": RGap()}
+    for level in (3e-3, 1e-2):
+        for i in range(4, 8):
+            network, x = (
+                seeded(lambda: zoo.three_conv(12, 20), i),
+                zoo.photos(i + 1, 16).batch.x[i:],
+            )
+            seen = given(network, x, [0], level)
+            for name, attack in attacks.items():
+                yield attacked(f"S(12,20), noise {level:g}, pair {i}, {name}", seen, x, attack)
+
+
+KINDS = (batches, training, noise, larger, residual, rectified, match)
+GROUPS = {f.__name__: f for f in KINDS}
 
 
 def main(args: list[str]) -> None:

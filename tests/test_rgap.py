@@ -34,7 +34,7 @@ from seepage.attacks.rgap import heads
 from seepage.attacks.rgap.losses import recognised
 from seepage.attacks.rgap.lsmr import Operator, lsmr
 from seepage.chains import Layer, Window, walk
-from seepage.chains.activations import Activation, gap
+from seepage.chains.activations import Activation, gap, relu
 
 Convolution = tuple[int, int, int, int, int, int]  # out, kernel, padding, stride, dilation, groups
 
@@ -339,6 +339,13 @@ def test_odd_networks_have_a_mirrored_twin() -> None:
     assert labels == {-1, 1}
 
 
+def test_a_relu_is_held_at_zero_where_its_input_is_rounding() -> None:
+    z = torch.tensor([0.7, -0.4, 3e-9, -2e-9, 0.02], dtype=torch.float64)
+    held = Activation((relu(),)).frozen_at(z, 1e-7)
+    assert held.apply(10 * z).tolist() == pytest.approx([7.0, 0.0, 0.0, 0.0, 0.2])
+    assert held.smooth
+
+
 def test_two_classes_are_one_logistic_problem() -> None:
     observation, x, y = pair(seeded(3, lambda: zoo.three_conv(12, 20, classes=2)), 3, y=1)
     answer = RGap()(observation, stream(0, "attack"))
@@ -390,6 +397,33 @@ def test_residual_blocks_are_recovered(act: nn.Module, norm: bool) -> None:
 
     quality, belief = recovered(pair(seeded(9, make), 9))
     assert quality >= 100
+    assert belief == "exact"
+
+
+class Halving(nn.Module):
+    """f(W3 x + W2 f(W1 x)) with a stride, as where a residual network halves its image."""
+
+    def __init__(self, channels: int, act: nn.Module) -> None:
+        super().__init__()
+        self.one = nn.Conv2d(channels, 2 * channels, 3, 2, 1, bias=False)
+        self.two = nn.Conv2d(2 * channels, 2 * channels, 3, 1, 1, bias=False)
+        self.short = nn.Conv2d(channels, 2 * channels, 1, 2, bias=False)
+        self.norm, self.act = nn.BatchNorm2d(2 * channels), act
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.act(self.short(x) + self.two(self.act(self.norm(self.one(x)))))
+
+
+# The sum and the last layers are short of 72 equations for 972 unknowns where 12 channels enter.
+@pytest.mark.parametrize(("channels", "act"), [(12, nn.LeakyReLU(0.2)), (36, nn.ReLU())])
+def test_a_block_that_halves_the_image_is_recovered(channels: int, act: nn.Module) -> None:
+    def make() -> nn.Module:
+        stem = nn.Conv2d(3, channels, 4, 2, 2, bias=False)
+        last = nn.Linear(50 * channels, 10, bias=False)
+        return nn.Sequential(stem, act, Halving(channels, act), nn.Flatten(), last)
+
+    quality, belief = recovered(pair(seeded(11, make), 11))
+    assert quality >= 110
     assert belief == "exact"
 
 

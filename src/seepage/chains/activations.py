@@ -111,13 +111,25 @@ class Activation:
             x = step.inverse(x)
         return Activation(tuple(reversed(steps)))
 
+    def frozen_at(self, z: Tensor, error: float) -> "Activation":
+        """The same at the input z, of which up to `error` of the largest is rounding."""
+        steps = []
+        for step in self.steps:
+            x = step.apply(z)
+            slope = step.derivative(x)
+            if step.kind == "rectified":
+                slope = (z > error * z.abs().max()).to(z)
+            steps.append(held(step, slope) if step.kind in ("kinked", "rectified") else step)
+            z = x
+        return Activation(tuple(steps))
+
 
 def gap(x: Tensor) -> float:
     """Where a ReLU's output stops being rounding: the middle of the widest ratio in sorted |x|.
 
     Only a jump from below 1e-3 to below 3e-2 of the largest counts; without one, zero.
     """
-    size = x.abs().flatten()
+    size = x.detach().abs().flatten()
     top = float(size.max())
     if top == 0:
         return 0.0

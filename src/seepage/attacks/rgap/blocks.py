@@ -2,11 +2,14 @@
 
 A block y = f(s), s = x + B(x), has as many equations B(x) + x = s as unknowns, and the gradients of
 the last layer of each branch are continuous in x as well: K(k) a(x) = g, with k = dL/ds known and a
-the input of that layer. So its input follows from its output, as a layer's does.
+the input of that layer. So its input follows from its output, as a layer's does. Where the block
+halves the image these are too few for x, yet they fix a(x), and with it the signs inside the
+branch; then the gradients of its other layers say the rest.
 """
 
-import math
+import dataclasses
 import time
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 
 import torch
@@ -17,7 +20,7 @@ from seepage.attacks.rgap.certificate import clamped, verdict
 from seepage.attacks.rgap.lsmr import Operator, lsmr
 from seepage.attacks.rgap.problem import Problem
 from seepage.attacks.rgap.recursion import Step, System
-from seepage.chains import Block, Layer, Linked, layer_rank
+from seepage.chains import Activation, Block, Layer, Linked, layer_rank
 from seepage.core import Observation, Reconstruction
 from seepage.tree import Tensors
 
@@ -79,9 +82,12 @@ def _layer(
     return step, layer.adjoint(k)
 
 
+Misfit = Callable[[Tensor], Tensor]
+
+
 @dataclass(frozen=True, eq=False)
 class _Equations:
-    """[S(x) - s; w (K(k) a(x) - g)] for the block's sum S and the last layer of each branch."""
+    """What is known of a block's input x: the sum S(x) = s, and K(k) a(x) = g of its layers."""
 
     block: Block
     s: Tensor
@@ -89,30 +95,93 @@ class _Equations:
     known: Tensor | None
     gradient: Tensors
 
-    def misfit(self, x: Tensor) -> Tensor:
-        gap = self.block.forward(x).reshape(self.s.shape) - self.s
-        rows = [(gap if self.known is None else gap * self.known).flatten()]
-        for branch, at in zip(self.block.branches, self.block.states(x), strict=True):
-            # Behind an activation with a kink the branch's own signal would jump.
-            if branch and not branch[-1].after.steps:
-                last = branch[-1]
-                k = self.k.reshape(last.outputs)
-                weight = last.weight.norm() / k.norm()
-                own = last.gathered(at.reshape(last.inputs), k) - self.gradient[last.weight_name]
-                rows.append(weight * own.flatten())
-        return torch.cat(rows)
+    def smooth(self, x: Tensor) -> Tensor:
+        """S(x) - s, and the last layer of each branch: k is known there, and nothing jumps."""
+        states = zip(self.block.branches, self.block.states(x), strict=True)
+        # Behind an activation with a kink the branch's own signal would jump.
+        ends = [(b[-1:], at) for b, at in states if b and not b[-1].after.steps]
+        return torch.cat([self._gap(x), *(row for end in ends for row in self._rows(*end))])
 
-    def linearised(self, x: Tensor) -> tuple[Tensor, Operator]:
-        """The misfit, and its derivative as two products."""
-        with torch.enable_grad():
-            leaf = x.detach().requires_grad_()
-            misfit = self.misfit(leaf)
-            dummy = torch.zeros_like(misfit, requires_grad=True)
-            (pulled,) = torch.autograd.grad(misfit, leaf, dummy, create_graph=True)
-        return misfit.detach(), Operator(
-            lambda v: torch.autograd.grad(pulled, dummy, v.view_as(leaf), retain_graph=True)[0],
-            lambda u: torch.autograd.grad(misfit, leaf, u, retain_graph=True)[0].flatten(),
-        )
+    def whole(self, x: Tensor) -> Tensor:
+        """S(x) - s, and all layers: within a branch k jumps with the signs of x."""
+        rows = [row for branch in self.block.branches for row in self._rows(branch, x)]
+        return torch.cat([self._gap(x), *rows])
+
+    def _gap(self, x: Tensor) -> Tensor:
+        gap = self.block.forward(x).reshape(self.s.shape) - self.s
+        return (gap if self.known is None else gap * self.known).flatten()
+
+    def _rows(self, layers: tuple[Layer, ...], x: Tensor) -> Iterator[Tensor]:
+        """(K(k) a - g) |W| / |k| of layers in a row, from the last back."""
+        states = []
+        for layer in layers:
+            at = x.reshape(layer.inputs)
+            x = layer.after.apply(layer.forward(at))
+            states.append((layer, at, x))
+        back = self.k
+        for layer, at, y in reversed(states):
+            k = back.reshape(layer.outputs) * layer.after.turned(y).derivative
+            own = layer.gathered(at, k) - self.gradient[layer.weight_name]
+            yield (layer.weight.norm() / k.detach().norm() * own).flatten()
+            back = layer.adjoint(k)
+
+
+def _linearised(misfit: Misfit, x: Tensor) -> tuple[Tensor, Operator]:
+    """The misfit, and its derivative as two products."""
+    with torch.enable_grad():
+        leaf = x.detach().requires_grad_()
+        found = misfit(leaf)
+        dummy = torch.zeros_like(found, requires_grad=True)
+        (pulled,) = torch.autograd.grad(found, leaf, dummy, create_graph=True)
+    return found.detach(), Operator(
+        lambda v: torch.autograd.grad(pulled, dummy, v.view_as(leaf), retain_graph=True)[0],
+        lambda u: torch.autograd.grad(found, leaf, u, retain_graph=True)[0].flatten(),
+    )
+
+
+def _stepped(misfit: Misfit, x: Tensor) -> tuple[Tensor, int]:
+    """A Gauss-Newton step, shortened until the misfit is least; how many inner ones it took."""
+    found, operator = _linearised(misfit, x)
+    step = lsmr(operator, -found, 1e-10, 800)
+    moved = [x + 0.5**i * step.x.view_as(x) for i in range(_HALVINGS)]
+    return min(moved, key=lambda one: float(misfit(one).norm())), step.iterations
+
+
+def _descended(misfit: Misfit, x: Tensor) -> tuple[Tensor, int]:
+    """Gauss-Newton steps while they take off a tenth of the misfit."""
+    total, size = 0, float(misfit(x).norm())
+    for _ in range(_STEPS):
+        moved, iterations = _stepped(misfit, x)
+        least, total = float(misfit(moved).norm()), total + iterations
+        if least >= 0.9 * size:
+            break
+        x, size = moved, least
+    return x, total
+
+
+def _straight(block: Block) -> Block:
+    """The block without the kinks inside: at x = 0 a ReLU passes nothing, and no step begins."""
+    branches = tuple(
+        tuple(dataclasses.replace(layer, after=Activation()) for layer in branch)
+        for branch in block.branches
+    )
+    return dataclasses.replace(block, branches=branches)
+
+
+def _held(block: Block, x: Tensor, error: float) -> Block:
+    """The block with every kink inside held at its slope at x.
+
+    What a ReLU puts out is zero up to the error of the fit: such a unit is off, on whichever side.
+    """
+    branches = []
+    for branch in block.branches:
+        at, layers = x, []
+        for layer in branch:
+            z = layer.forward(at.reshape(layer.inputs))
+            layers.append(dataclasses.replace(layer, after=layer.after.frozen_at(z, error)))
+            at = layer.after.apply(z)
+        branches.append(tuple(layers))
+    return dataclasses.replace(block, branches=tuple(branches))
 
 
 def _through(block: Block, y: Tensor, back: Tensor, gradient: Tensors) -> tuple[Step, Tensor]:
@@ -121,22 +190,15 @@ def _through(block: Block, y: Tensor, back: Tensor, gradient: Tensors) -> tuple[
     turned = block.after.turned(y.reshape(block.outputs))
     k = back.reshape(block.outputs) * turned.derivative
     equations = _Equations(block, turned.z, k, turned.known, gradient)
-    same = block.inputs == block.outputs
-    x = turned.z.clone() if same else torch.zeros(block.inputs).to(y)
-    size, iterations = math.inf, 0
-    for _ in range(_STEPS):
-        misfit, operator = equations.linearised(x)
-        size = float(misfit.norm())
-        step = lsmr(operator, -misfit, 1e-10, 800)
-        iterations += step.iterations
-        moved = [x + 0.5**i * step.x.view_as(x) for i in range(_HALVINGS)]
-        least, at = min((float(equations.misfit(one).norm()), i) for i, one in enumerate(moved))
-        if least >= 0.9 * size:
-            break
-        x, size = moved[at], least
+    straight = dataclasses.replace(equations, block=_straight(block))
+    x, zeroth = _stepped(straight.smooth, torch.zeros(block.inputs).to(y))
+    x, first = _descended(equations.smooth, x)
+    error = 10 * float(equations.smooth(x).norm() / turned.z.norm())
+    held = dataclasses.replace(equations, block=_held(block, x, error))
+    x, second = _descended(held.whole, x)
     with torch.enable_grad():
         leaf = x.detach().requires_grad_()
         (signal,) = torch.autograd.grad((block.forward(leaf) * k).sum(), leaf)
-    fit = size / float(turned.z.norm())
+    fit = float(equations.whole(x).norm() / turned.z.norm())
     spent = time.process_time() - start
-    return Step(x, k, turned.derivative, fit, iterations, spent), signal
+    return Step(x, k, turned.derivative, fit, zeroth + first + second, spent), signal
