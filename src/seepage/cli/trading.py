@@ -170,7 +170,7 @@ def _strengths(outcome: Outcome) -> Grid:
 
 
 def _equal(outcome: Outcome) -> Grid:
-    heads = [f"{cost:g} point{'s' if cost > 1 else ''} lost" for cost in said.COSTS]
+    heads = [f"{_points(cost)} lost" for cost in said.COSTS]
     title = "Leak at equal cost; * lowest of its column for this attacker, or a tie with it"
     grid = Grid("defense", "attacker", *heads, title=title)
     curves = {attacker: outcome.points(attacker) for attacker in ATTACKERS}
@@ -193,6 +193,10 @@ def _cell(metric: str, reading: Reading, best: bool) -> str:
     return f"{names.score(metric, reading.leak)} [{low}, {high}]{' *' if best else ''}"
 
 
+def _points(cost: float) -> str:
+    return f"{cost:g} point{'' if cost == 1 else 's'}"
+
+
 def _cheap(metric: str, points: list[Point], cost: float) -> str:
     """What a defense leaks that was never as dear as this: at the dearest that was tried."""
     dearest = max(points, key=lambda point: point.loss)
@@ -204,7 +208,7 @@ def _cheap(metric: str, points: list[Point], cost: float) -> str:
 def _sentences(outcome: Outcome) -> Iterator[str]:
     for one in said.claims(outcome):
         yield (
-            f'"{said.CLAIM}", {one.attacker} attacker, {one.cost:g} points of accuracy lost: '
+            f'"{said.CLAIM}", {one.attacker} attacker, {_points(one.cost)} of accuracy lost: '
             f"{one.verdict} ({one.why})"
         )
     yield from (f"Failed, and left out: {text}" for text in outcome.failed)

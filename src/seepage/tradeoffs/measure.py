@@ -151,17 +151,18 @@ def _strength(client: str, rows: Sequence[Row], price: Row) -> Strength | None:
 
 
 def _is(row: Row, attacker: Attacker) -> bool:
-    plain = bool(row["believed"] == describe(_NONE))
-    return row["client"] == describe(_NONE) or plain == (attacker == "naive")
+    """Who knows the defense may also attack as if there was none."""
+    return attacker == "adaptive" or bool(row["believed"] == describe(_NONE))
 
 
 def _strongest(rows: Sequence[Row]) -> tuple[str, tuple[float, ...]]:
     """The attack of the highest mean score, and its score on each batch, or the best guess's."""
-    by_attack: dict[str, dict[int, float]] = {}
+    found: dict[tuple[str, str], dict[int, float]] = {}
     for row in rows:
-        by_attack.setdefault(row["attack"], {})[row["seed"]] = max(_mean(row), _guess(row))
-    best = max(by_attack, key=lambda name: sum(by_attack[name].values()) / len(by_attack[name]))
-    return best, tuple(value for _, value in sorted(by_attack[best].items()))
+        tried = found.setdefault((row["attack"], row["believed"]), {})
+        tried[row["seed"]] = max(_mean(row), _guess(row))
+    best = max(found, key=lambda way: sum(found[way].values()) / len(found[way]))
+    return best[0], tuple(value for _, value in sorted(found[best].items()))
 
 
 def _mean(row: Row) -> float:
