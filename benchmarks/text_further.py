@@ -18,8 +18,10 @@ from seepage import (
     FedSGD,
     Model,
     Noise,
+    Only,
     Prune,
     Quantize,
+    StateSearch,
     TokenSpan,
     observe,
     stream,
@@ -64,6 +66,16 @@ def decoder_large() -> Rows:
         tokens = int((batch.x != 0).sum())
         row = attacked(model, batch, TokenSpan(budget=10**6))
         yield {"model": "4x768", "B": size, "tokens": tokens} | row
+
+
+def withheld() -> Rows:
+    """The encoder is frozen or kept back: embeddings, pooler and classifier are all there is."""
+    model = hugging(minilm(), TOKENIZER, length=20)
+    client = Only(FedSGD(), "!*.encoder.*")
+    for size in (1, 2, 4, 8):
+        for seed in range(4):
+            row = attacked(model, drawn(model, size, seed), StateSearch(), seed, client)
+            yield {"B": size, "seed": seed} | row
 
 
 CLIENTS: dict[str, Client] = {
@@ -137,6 +149,7 @@ def lora() -> Rows:
 SECTIONS: dict[str, Callable[[], Rows]] = {
     "long": long,
     "decoder_large": decoder_large,
+    "withheld": withheld,
     "noisy": noisy,
     "lora": lora,
 }

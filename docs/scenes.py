@@ -7,7 +7,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from seepage import Attack, Client, FedAvg, FedSGD, Trial, attacks, clients, defenses, zoo
+from seepage import Attack, Client, FedAvg, FedSGD, Only, Trial, attacks, clients, defenses, zoo
 from seepage.defenses.precode import precode
 
 
@@ -135,6 +135,10 @@ ATTACKS: dict[str, Callable[[], Scene]] = {
             _crafted(attacks.SparseImprint(bins=128, public=_public()), 16),
             client=FedAvg(epochs=2, batch_size=8, lr=1e-3),
         ),
+    ),
+    "StateSearch": lambda: Scene(
+        "Two sentences and MiniLM with a fresh head; the client keeps its attention back.",
+        replace(_text(attacks.StateSearch(), 2), client=Only(FedSGD(), "!*.encoder.*")),
     ),
     "TokenSpan": lambda: Scene(
         "Two sentences and MiniLM with a fresh head.", _text(attacks.TokenSpan(), 2)

@@ -107,6 +107,7 @@ ATTACKS: dict[str, tuple[Attack, Callable[..., Setting]]] = {
     "EmbeddingRows": (attacks.EmbeddingRows(), tokens),
     "TokenSpan": (attacks.TokenSpan(budget=300), tokens),
     "TokenSpan without rows": (attacks.TokenSpan(budget=300, rows=False), tokens),
+    "StateSearch": (attacks.StateSearch(budget=300), tokens),
     "Lamp": (
         attacks.Lamp(starts=2, steps=12, every=5, proposals=3),
         tokens,

@@ -23,6 +23,8 @@ from seepage import (
     Pooler,
     Quantize,
     Reconstruction,
+    StateSearch,
+    Tokens,
     TokenSpan,
     observe,
     stream,
@@ -364,6 +366,37 @@ def test_a_widened_pooler_gives_every_state_away(n: int) -> None:
     angles = ours @ torch.nn.functional.normalize(truth, dim=1).T
     assert (angles.abs().max(0).values > 0.9999).all()
     assert found.trace["state residual"] < 1e-3
+
+
+@pytest.mark.parametrize(("n", "seed"), [(1, 0), (2, 0), (2, 1), (2, 2), (3, 0)])
+def test_the_pooler_and_the_rows_give_sentences_where_attention_is_kept_back(
+    n: int, seed: int
+) -> None:
+    model, batch = encoder(n, seed=seed)
+    seen = watched(model, batch, Only(FedSGD(), "!*attention*"))
+    found = StateSearch(budget=4000)(seen, stream(0, "attack"))
+    assert rows(found.x) == rows(batch.x)
+    assert found.note == f"all {n} sentences, exact by their certificates"
+    assert found.residual.max() < 1e-5
+    assert found.y is not None
+    assert found.trace["smallest rejected"] > 1e-2
+
+
+def test_a_state_search_says_what_it_did_not_find() -> None:
+    model, batch = encoder(4, seed=1)
+    found = StateSearch(budget=50)(watched(model, batch), stream(0, "attack"))
+    assert "search budget exhausted" in found.note
+    assert rows(found.x) <= rows(batch.x)
+
+
+def test_a_state_search_needs_a_pooler_and_an_end() -> None:
+    model, batch = encoder(1)
+    with pytest.raises(InvalidInput, match="Share the pooler"):
+        StateSearch()(watched(model, batch, Only(FedSGD(), "!pooler*")), stream(0, "attack"))
+    assert isinstance(model.form, Tokens)
+    endless = dataclasses.replace(model, form=dataclasses.replace(model.form, end=None))
+    with pytest.raises(InvalidInput, match="with an end token"):
+        StateSearch()(watched(endless, batch), stream(0, "attack"))
 
 
 def test_a_sentence_that_begins_another_is_found_by_the_head() -> None:

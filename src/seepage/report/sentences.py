@@ -149,6 +149,7 @@ ATTACKS = {
     "by what they leave unexplained.",
     "EmbeddingRows": "Reads the words that were used from the embedding's rows that moved.",
     "TokenSpan": "Tests for each word whether it lies in the span of the attention's gradient.",
+    "StateSearch": "Searches for sentences whose state lies where the pooler's gradient says.",
     "Pooler": "Sends a model with a widened pooler, and reads sentences' states from it.",
     "Adaptive": "Tries every way that is known of attacking through this defense.",
     "Unmix": "Solves for mixtures and for the shares in which they were mixed, and undoes them.",

@@ -6,6 +6,7 @@ from seepage.attacks.text.embedding_rows import EmbeddingRows
 from seepage.attacks.text.lamp import Descent, Lamp
 from seepage.attacks.text.pooler import Pooler
 from seepage.attacks.text.presets import lamp_cos, lamp_l1l2, tag_scaled, text_dlg, text_tag
+from seepage.attacks.text.state_search import StateSearch
 from seepage.attacks.text.token_span import TokenSpan
 
 __all__ = [
@@ -15,6 +16,7 @@ __all__ = [
     "EmbeddingRows",
     "Lamp",
     "Pooler",
+    "StateSearch",
     "TokenSpan",
     "lamp_cos",
     "lamp_l1l2",

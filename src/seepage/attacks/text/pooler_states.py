@@ -20,7 +20,7 @@ _MOST = 1000
 """Neurons looked at: more tell nothing new."""
 
 _STEPS = 60
-_PATIENT = 300
+_PATIENT = 1000
 _NEAR = 1e-3
 """Below this the states are almost there, at the bottom of a valley that may be long."""
 
