@@ -208,10 +208,30 @@ def similarity(answer: Reconstruction, truth: Tensor, centre: float | None) -> f
 def _plot(path: Path, curves: Mapping[str, list[Point]]) -> None:
     from matplotlib.figure import Figure
 
-    figure = Figure(figsize=(6.4, 4), layout="constrained")
+    figure = Figure(figsize=(7.2, 5), layout="constrained")
     axes = figure.subplots()
-    for (name, points), mark in zip(curves.items(), "osD^v<>", strict=False):
-        axes.plot([p.lost for p in points], [p.leak for p in points], f"{mark}-", label=name)
-    axes.set(xlabel="accuracy lost", ylabel="share recovered by the strongest attack")
-    axes.legend(fontsize=8)
+    for (name, points), mark in zip(curves.items(), "osD^v<>", strict=True):
+        lost, leak = [p.lost for p in points], [p.leak for p in points]
+        (line,) = axes.plot(lost, leak, f"{mark}--", label=name, alpha=0.8, linewidth=1)
+        for point in points[1:]:
+            axes.annotate(
+                f"{point.strength:g}",
+                (point.lost, point.leak),
+                xytext=(4, -11),
+                textcoords="offset points",
+                fontsize=7,
+                color=line.get_color(),
+            )
+    axes.set_xscale("symlog", linthresh=0.01)  # losses that matter are small
+    ticks = [0, 0.01, 0.02, 0.05, 0.1, 0.2, 0.5, 1]
+    axes.set_xticks(ticks, [f"{tick:g}" for tick in ticks])
+    axes.set(
+        xlabel="accuracy lost (logarithmic above .01)",
+        ylabel="share of the images recovered by the strongest attack",
+        ylim=(0, 1.05),
+        title="Every attack knows the defense. Numbers are strengths; between them nothing is "
+        "measured",
+    )
+    axes.title.set_fontsize(9)
+    axes.legend(fontsize=8, loc="lower left")
     figure.savefig(path, dpi=150)
