@@ -71,7 +71,7 @@ class Point:
 
 def trade_off(quick: bool, folder: Path | None) -> Iterator[Claim]:
     """The curve of each defense, and who is strongest at equal loss."""
-    rounds, seeds = (60, 1) if quick else (200, 2)
+    rounds, seeds = (60, 1) if quick else (100, 2)
     bare = [_trained(FedSGD(), rounds, seed) for seed in range(seeds)]
     base = mean(_accuracy(model, seed) for seed, model in enumerate(bare))
     protocol = Protocol(60 if quick else 200, quick)
