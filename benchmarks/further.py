@@ -164,7 +164,7 @@ def residual() -> Iterator[Row]:
          [(36, 1), (72, 2), (72, 1)], functional.relu),
     ]  # fmt: skip
     for what, width, plan, act in plans:
-        for seed in range(3):
+        for seed in range(6):
             network = seeded(lambda w=width, p=plan, a=act: Blocks(w, p, a), seed)
             x = zoo.photos(seed + 1, 16).batch.x[seed:]
             yield attacked(f"{what}, seed {seed}", given(network, x, [3]), x)
