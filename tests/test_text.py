@@ -290,18 +290,21 @@ def test_the_slope_of_a_mixture_is_that_of_autograd() -> None:
     assert (slope - autograd).abs().max() < 1e-12
 
 
+@pytest.mark.parametrize("first", [False, True])
 @pytest.mark.parametrize("seed", [0, 1, 2])
-def test_one_token_tells_its_whole_sentence_from_even_weights(seed: int) -> None:
+def test_one_token_tells_its_whole_sentence_from_even_weights(seed: int, first: bool) -> None:
     model, batch = encoder(2, torch.float64, seed)
     network, pairs = Network.of(model), [(p, t) for p in range(8) for t in (*batch.x[:, p], 5, 9)]
     span = span_of(watched(model, batch), network, 1)
     places, tokens = torch.tensor(sorted({(p, int(t)) for p, t in pairs if t})).T
     truth = (batch.x[0][places] == tokens).double()
     at = int(((places == 3) & (truth == 1)).nonzero())
-    start = torch.where(places == 3, 0.0, torch.full_like(truth, 0.25))
-    start[at] = 1.0
+    asked = [0, at] if first else [at]
+    fixed = places[asked]
+    start = torch.where(torch.isin(places, fixed), 0.0, torch.full_like(truth, 0.25))
+    start[asked] = 1.0
     rules = (places == torch.arange(8)[:, None])[:4].double()
-    weights, rounds = solved(Mixture.of(network, span, tokens, places), rules, at, start)
+    weights, rounds = solved(Mixture.of(network, span, tokens, places), rules, asked, start)
     assert (weights - truth).abs().max() < 1e-3
     assert rounds < 10
 

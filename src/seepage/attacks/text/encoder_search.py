@@ -19,6 +19,9 @@ _SMALLEST = 0.02
 _AMONG_ALL = 0.2
 """How often a candidate is drawn among all, not only those that no found sentence uses."""
 
+_MANY = 20
+"""With so many candidates an equation the first token of all sentences is asked too."""
+
 _SPREAD = 1.0
 """How unevenly (as a power of e) candidates start that are asked a second time."""
 
@@ -66,13 +69,15 @@ class EncoderSearch:
         found, candidates = Found(), self._candidates()
         mixture = Mixture.of(self.network, self.span, candidates.tokens, candidates.places)
         cost = -(-mixture.width // len(candidates.rules))
+        many = len(candidates.pairs) > _MANY * mixture.width
         while found.evaluations < budget and not self._complete(found, wanted, rank):
             at, again = self._drawn(candidates, found, draws)
             start = candidates.start(at, _SPREAD if again else 0.0, draws)
-            weights, rounds = solved(mixture, candidates.before(at), at, start)
+            asked = {at, *candidates.everywhere} if many else {at}
+            weights, rounds = solved(mixture, candidates.before(at), sorted(asked), start)
             sentence = candidates.rounded(weights)
             score = self.score(sentence)
-            found.evaluations += 1 + rounds * cost
+            found.evaluations += 1 + rounds * cost * len(asked)
             known = sentence in found.sentences
             if score < self.accept and not known and self.verify(self._whole(sentence)):
                 found.take(sentence, score)
@@ -156,6 +161,12 @@ class Candidates:
         """Candidates with an alternative, which tell sentences from each other; all, if none."""
         several = (self.rules.sum(1) > 1)[self.places].nonzero().flatten().tolist()
         return set(several or range(len(self.pairs)))
+
+    @property
+    def everywhere(self) -> list[int]:
+        """The candidate that begins every sentence, if there is one."""
+        first = (self.places == 0).nonzero().flatten().tolist()
+        return first if len(first) == 1 else []
 
     def start(self, at: int, spread: float, draws: np.random.Generator) -> Tensor:
         """Each as likely as it is, `at` for certain, and what cannot stand beside it not at all."""

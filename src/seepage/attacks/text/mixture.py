@@ -1,7 +1,7 @@
 """Sentences as weights: block 0 of an encoder where every candidate stands for some share."""
 
 import copy
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -114,23 +114,26 @@ def _after(network: Network) -> Callable[[Tensor, Tensor], Tensor]:
     return after
 
 
-def solved(mixture: Mixture, rules: Tensor, at: int, start: Tensor) -> tuple[Tensor, int]:
-    """Weights under which candidate `at` is in the span and `rules` @ w = 1, and expansions taken.
+def solved(
+    mixture: Mixture, rules: Tensor, asked: Sequence[int], start: Tensor
+) -> tuple[Tensor, int]:
+    """Weights under which the candidates asked are in the span and `rules` @ w = 1; the expansions.
 
     Gauss-Newton, each step the nonnegative least squares of the expansion (Lawson and Hanson 1974),
     halved until the error falls. Nonnegative solutions are sparse, which tells hundreds of
     candidates apart by fewer directions. Candidates that start at zero stay there.
     """
     free, weights = start > 0, start.clamp_min(_ABSENT)
-    free[at] = False
+    free[list(asked)] = False
 
     def error(w: Tensor) -> Tensor:
-        return torch.cat([mixture.misfit(at, w), rules @ w.double() - 1])
+        return torch.cat([*(mixture.misfit(at, w) for at in asked), rules @ w.double() - 1])
 
     rest, rounds = error(weights), 0
     while rounds < _ROUNDS and float(rest.norm()) > _SOLVED:
         rounds += 1
-        slope = torch.cat([mixture.expanded(at, weights)[1], rules])[:, free]
+        steep = [mixture.expanded(at, weights)[1] for at in asked]
+        slope = torch.cat([*steep, rules])[:, free]
         goal = _nonnegative(slope, slope @ weights[free].double() - rest)
         step = torch.zeros_like(weights)
         if goal is not None:
