@@ -75,7 +75,9 @@ def peeled(
 def _settled(given: Equations, whole: Said, found: Unknown, floor: float) -> Unknown:
     """The same once more, from all units that speak of these alone, where rounding has grown."""
     on = _signal(given, found) > 0
-    left = whole.plus(_told(given, found, on), -1).bias.abs() / whole.bias.abs().max()
+    rest, loud = whole.plus(_told(given, found, on), -1), whole.weight.norm(dim=1).max()
+    # The weights' rows too: two unknown examples may cancel in a bias.
+    left = torch.maximum(rest.bias.abs() / whole.bias.abs().max(), rest.weight.norm(dim=1) / loud)
     rows = ((left <= 10 * floor) & on.any(1)).nonzero()[:, 0]
     equations = len(rows) * (1 + found.x.shape[1] + found.delta.shape[1])
     if equations < 2 * found.flat.numel() or float(left[rows].max()) < floor / 10:
