@@ -123,7 +123,7 @@ def power_law(error: Sequence[float], *factors: Sequence[float]) -> Line:
     matrix = np.stack(columns, 1)
     solution, *_ = np.linalg.lstsq(matrix, target, rcond=None)
     left, spread = target - matrix @ solution, target - target.mean()
-    explained = 1 - float(left @ left) / max(float(spread @ spread), 1e-300)
+    explained = 1 - float(left @ left) / max(float(spread @ spread), 1e-20)
     return Line(tuple(round(float(e), 3) for e in solution[:-1]), round(explained, 3))
 
 
