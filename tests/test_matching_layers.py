@@ -12,8 +12,9 @@ from torch.nn.attention import SDPBackend, sdpa_kernel
 
 from seepage import zoo
 from seepage.attacks import L2, Cosine, Invert, StartFrom, Told
-from seepage.attacks.matching import layers
+from seepage.attacks.matching import layers, match
 from seepage.attacks.matching.attention import Attentive
+from seepage.attacks.matching.condensed import Fixed
 from seepage.attacks.matching.layers import condensed, searchable
 from seepage.attacks.matching.objectives import Objective
 from seepage.clients import FedAvg, FedSGD
@@ -25,6 +26,7 @@ from seepage.forms import Images
 def _small_layers_too(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(layers, "_SMALL", 0)
     monkeypatch.setattr(layers, "_LARGE", 0)
+    monkeypatch.setattr(match, "_SMALL", 0)
 
 
 GEOMETRIES = [
@@ -178,6 +180,27 @@ def test_a_step_that_keeps_no_gradient(name: str, objective: Objective, distance
     assert found.misfit == pytest.approx(wanted.misfit, rel=1e-6, abs=1e-14)
 
 
+@pytest.mark.parametrize("objective", [Cosine(), Cosine({"*weight": 0.3}), L2(2.0)], ids=repr)
+def test_small_tensors_side_by_side(objective: Objective, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Joined in one tensor for each weight, they give the misfit and the slope that they give."""
+    batch, form = zoo.photos(2, 16)
+    batch = Batch(batch.x.double(), batch.y)
+    net = zoo.convnet(4, 8, (3, 16, 16), seed=0)
+    model = doubled(Model.of(randomised(net), functional.cross_entropy, form))
+    seen = observe(model, batch, FedSGD(), stream(0, "client"), tell=("n", "y"))
+    found = []
+    for small in (0, 2**20):
+        monkeypatch.setattr(match, "_SMALL", small)
+        search = Invert(objective, (), Told()).begin(seen, stream(0, "attack"))
+        problem = dataclasses.replace(search.problem, fast=search.problem.exact)
+        found.append((len(problem.match.groups), problem.slope(search.leaves)))
+    (apart, wanted), (joined, slope) = found
+    assert apart == len(seen.update)
+    assert joined == (2 if objective == Cosine({"*weight": 0.3}) else 1)
+    assert slope.misfit == pytest.approx(wanted.misfit, rel=1e-12)
+    assert torch.allclose(slope.leaves[0], wanted.leaves[0], rtol=1e-10, atol=1e-14)
+
+
 def test_single_precision_keeps_the_digits_of_a_small_misfit() -> None:
     """Near the answer 1 - cos in single precision is noise, and the three numbers are not."""
     batch, form = zoo.photos(1, 32)
@@ -192,6 +215,38 @@ def test_single_precision_keeps_the_digits_of_a_small_misfit() -> None:
         exact = search.problem.measure(search.leaves).misfit
         assert exact < 1e-5
         assert search.problem.slope(search.leaves).misfit == pytest.approx(exact, rel=1e-2)
+
+
+def test_transposes_are_those_of_the_layer() -> None:
+    """Whether they were laid out anew, as for few rows in single precision, or not."""
+    weight, observed = torch.randn(2, 6, 4, generator=stream(0, "weights"))
+    for kind, rows, anew in ((torch.float32, 1, False), (torch.float32, 5, True),
+                             (torch.float32, 500, False), (torch.float64, 5, False)):  # fmt: skip
+        fixed = Fixed.of(weight.to(kind), observed.to(kind))
+        for found, plain in zip(
+            fixed.turned(rows), (fixed.weight, fixed.goal.observed), strict=True
+        ):
+            assert torch.equal(found, plain.T)
+            assert found.is_contiguous() == anew
+
+
+def test_channels_last_give_the_same_slope() -> None:
+    """Single precision, where weights are laid out so, against autograd in double precision."""
+    batch, form = zoo.photos(2, 32)
+    net = zoo.convnet(8, classes=8, seed=0)
+    slopes = []
+    for cast in (lambda model: model, doubled):
+        model = cast(Model.of(net, functional.cross_entropy, form))
+        like = next(iter(model.params.values()))
+        seen = observe(
+            model, Batch(batch.x.to(like), batch.y), FedSGD(), stream(0, "client"), tell=("n", "y")
+        )
+        start = StartFrom(0.5 * (batch.x.flip(0) + batch.x).to(like))
+        search = Invert(priors=(), labels=Told(), start=start).begin(seen, stream(0, "attack"))
+        slopes.append(search.problem.slope(search.leaves).leaves[0].double())
+        laid = search.problem.fast.model.module.conv2.fixed.weight
+        assert laid.is_contiguous() == (like.dtype == torch.float64)
+    assert float((slopes[0] - slopes[1]).norm() / slopes[1].norm()) < 1e-4
 
 
 class Twice(nn.Module):
@@ -255,5 +310,5 @@ def test_small_layers_stay_as_they_are(monkeypatch: pytest.MonkeyPatch) -> None:
     model = Model.of(zoo.convnet(32, 8, seed=0), functional.cross_entropy, form)
     kinds = [type(getattr(searchable(model).module, f"conv{i}")).__name__ for i in (1, 2)]
     assert kinds == ["Conv2d", "Convolution"]
-    large = {"conv4.weight", "conv5.weight", "conv6.weight", "conv7.weight", "conv8.weight"}
+    large = {f"conv{i}.weight" for i in range(3, 9)}
     assert set(condensed(model, model.params)) == large

@@ -25,20 +25,19 @@ def whole_step(problem: Problem) -> Whole:
     """D and dD/dx at an input x, with the exact step's equations and no number read on the way."""
     _check(problem)
     model, match, y = problem.exact.model, problem.match, problem.y
-    names, observed = list(match.observed), list(match.observed.values())
     distance = _cosine if isinstance(match.objective, Cosine) else _square
     scale = getattr(match.objective, "scale", 1.0)
     params = dict(model.params)
 
     def update(x: Tensor) -> list[Tensor]:
         found: tree.Tensors = torch.func.grad(model.risk)(params, Batch(x, y))
-        return [found[name] for name in names]
+        return match.gathered(found)
 
     def step(x: Tensor) -> tuple[Tensor, Tensor]:
         with sdpa_kernel(SDPBackend.MATH):
             linear = torch.func.vjp(update, x)
             given, pull = linear[0], linear[1]
-            value, slopes = distance(given, observed, match.weights)
+            value, slopes = distance(given, match.goals, match.weights)
             return scale * value, scale * pull(slopes)[0]
 
     return step

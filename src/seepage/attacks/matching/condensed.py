@@ -8,11 +8,16 @@ read to compare it. `apart` follows from the other two, but keeps its digits whe
 """
 
 from dataclasses import dataclass
+from functools import cached_property
 
 import torch
 from torch import Tensor, nn
 
 _NEAR = 1e-3
+
+# With so many rows, a product in single precision with a matrix as it lies in memory takes a third
+# less time than with its transpose; beyond them the matrix is packed in either case.
+_FEW, _MANY = 2, 128
 
 
 @dataclass(frozen=True, eq=False)
@@ -54,14 +59,40 @@ class Goal:
         return gradient.mul_(along).add_(self.observed, alpha=towards)
 
 
-def distance(numbers: Tensor, scale: float) -> Tensor:
-    """||g - scale G||^2 from the three numbers of G."""
-    own, cross, apart = numbers[0], numbers[1], numbers[2]
-    return apart + (scale - cross / own.clamp(min=1e-38)).square() * own
+@dataclass(frozen=True, eq=False)
+class Fixed:
+    """A layer's weight, its goal, and both transposed where that is faster."""
+
+    weight: Tensor
+    goal: Goal
+
+    @classmethod
+    def of(cls, weight: Tensor, observed: Tensor) -> "Fixed":
+        """With the goal of an observed gradient, laid out as the layer's own will be."""
+        return cls(weight, Goal.of(laid(observed)))
+
+    def turned(self, rows: int) -> tuple[Tensor, Tensor]:
+        """W^T and g^T for a product with so many rows."""
+        if _FEW <= rows <= _MANY and self.weight.dtype == torch.float32:
+            return self._turned
+        return self.weight.T, self.goal.observed.T
+
+    @cached_property
+    def _turned(self) -> tuple[Tensor, Tensor]:
+        return self.weight.T.contiguous(), self.goal.observed.T.contiguous()
+
+
+def laid(t: Tensor) -> Tensor:
+    """A convolution's weight with channels last in memory: up to a third faster on processors."""
+    if t.ndim == 4 and t.dtype == torch.float32 and t.device.type == "cpu":
+        return t.contiguous(memory_format=torch.channels_last)
+    return t
 
 
 def dot(left: Tensor, right: Tensor) -> Tensor:
-    """The inner product of two tensors."""
+    """The inner product of two tensors, read as they lie in memory."""
+    if left.ndim == 4 and not left.is_contiguous():
+        left, right = left.permute(0, 2, 3, 1), right.permute(0, 2, 3, 1)
     return torch.dot(left.reshape(-1), right.reshape(-1))
 
 

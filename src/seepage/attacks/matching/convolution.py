@@ -17,7 +17,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from seepage.attacks.matching.condensed import Goal, placeholder
+from seepage.attacks.matching.condensed import Fixed, Goal, placeholder
 
 Pair = tuple[int, ...]
 
@@ -142,19 +142,18 @@ def _convolved(
 
 
 class Convolution(nn.Module):
-    """A zero-padded `Conv2d` for searching; with a goal, `weight` stands for three numbers."""
+    """A zero-padded `Conv2d` for searching; where fixed, `weight` stands for three numbers."""
 
-    def __init__(self, plain: nn.Conv2d, goal: Goal | None = None) -> None:
+    def __init__(self, plain: nn.Conv2d, fixed: Fixed | None = None) -> None:
         super().__init__()
-        self.weight, self.bias = plain.weight, plain.bias
-        if goal is not None:
-            self.weight = placeholder(plain.weight)
-            self.register_buffer("fixed", plain.weight.detach())
+        self.weight = plain.weight if fixed is None else placeholder(plain.weight)
+        self.fixed, self.bias = fixed, plain.bias
         padding = tuple(int(side) for side in plain.padding)
+        goal = None if fixed is None else fixed.goal
         self.shape = Shape(plain.stride, padding, plain.dilation, plain.groups, goal)
 
     def forward(self, x: Tensor) -> Tensor:
-        condensed = self.shape.goal is not None
-        weights = (self.fixed, self.weight) if condensed else (self.weight, None)
+        known = self.fixed
+        weights = (self.weight, None) if known is None else (known.weight, self.weight)
         output: Tensor = _Convolve.apply(x, weights[0], self.bias, self.shape, weights[1])  # type: ignore[no-untyped-call]
         return output

@@ -14,10 +14,11 @@ from seepage.attacks.labels import Counts, Rule, recounted
 from seepage.attacks.matching.compiled import whole_step
 from seepage.attacks.matching.finisher import LM
 from seepage.attacks.matching.generators import ImageGenerator, Render
+from seepage.attacks.matching.match import Match
 from seepage.attacks.matching.objectives import Cosine, Objective
 from seepage.attacks.matching.optimisers import Adam, Optimiser
 from seepage.attacks.matching.priors import TV, PixelPrior, Prior
-from seepage.attacks.matching.problem import Match, Problem, matched
+from seepage.attacks.matching.problem import Problem, matched
 from seepage.attacks.matching.schedules import SCHEDULES, Schedule, rate
 from seepage.attacks.matching.search import Search
 from seepage.attacks.matching.simulator import Simulator, seeded
@@ -158,9 +159,7 @@ class Invert:
         pixels = tuple(prior for prior in self.priors if isinstance(prior, PixelPrior))
         others = (prior for prior in self.priors if not isinstance(prior, PixelPrior))
         terms = tuple(prior.fitted(seen) for prior in others)
-        return Problem(
-            exact, exact, Match(self.objective, {}, [], [], 0.0), pixels, terms, units, y
-        )
+        return Problem(exact, exact, Match.of(self.objective, {}), pixels, terms, units, y)
 
     def moments(self) -> Iterator[tuple[float, float]]:
         """The share of the budget done and the factor on the rate, step by step."""

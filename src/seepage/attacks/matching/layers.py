@@ -6,7 +6,7 @@ from collections.abc import Collection, Mapping
 
 from torch import Tensor, nn
 
-from seepage.attacks.matching.condensed import Goal
+from seepage.attacks.matching.condensed import Fixed, laid
 from seepage.attacks.matching.convolution import Convolution
 from seepage.attacks.matching.linear import Dense
 from seepage.attacks.matching.normalisation import Normalisation
@@ -14,7 +14,7 @@ from seepage.attacks.matching.rectifier import SmoothRectifier
 from seepage.core import Model
 
 # On small layers Python's overhead is more than the arithmetic that is saved.
-_SMALL, _LARGE = 4096, 65536
+_SMALL, _LARGE = 4096, 32768
 
 
 def searchable(model: Model, observed: Mapping[str, Tensor] | None = None) -> Model:
@@ -30,18 +30,18 @@ def searchable(model: Model, observed: Mapping[str, Tensor] | None = None) -> Mo
     'Convolution'
     """
     module = copy.deepcopy(model.module)
+    params = {name: laid(p) if p.numel() >= _SMALL else p for name, p in model.params.items()}
     known = observed or {}
     goals = {name: known[name] for name in condensed(model, known)}
     for path, parent in list(module.named_modules()):
         for name, child in list(parent.named_children()):
-            goal = goals.get(f"{path}.{name}.weight".lstrip("."))
-            made = _made(child, None if goal is None else Goal.of(goal))
+            weight = f"{path}.{name}.weight".lstrip(".")
+            fixed = Fixed.of(params[weight], goals[weight]) if weight in goals else None
+            made = _made(child, fixed)
             if made is not None:
                 setattr(parent, name, made)
-    short = {name: model.params[name].new_zeros(3) for name in goals}
-    whole = {f"{name.removesuffix('weight')}fixed": model.params[name] for name in goals}
-    params, buffers = {**model.params, **short}, {**model.buffers, **whole}
-    return dataclasses.replace(model, module=module.eval(), params=params, buffers=buffers)
+    short = {name: params[name].new_zeros(3) for name in goals}
+    return dataclasses.replace(model, module=module.eval(), params={**params, **short})
 
 
 def condensed(model: Model, observed: Collection[str]) -> list[str]:
@@ -67,11 +67,11 @@ def _simple(plain: nn.Module) -> bool:
     return zeros and large and not isinstance(plain.padding, str)
 
 
-def _made(plain: nn.Module, goal: Goal | None) -> nn.Module | None:
+def _made(plain: nn.Module, fixed: Fixed | None) -> nn.Module | None:
     if isinstance(plain, nn.Conv2d) and _simple(plain):
-        return Convolution(plain, goal)
-    if isinstance(plain, nn.Linear) and goal is not None:
-        return Dense(plain, goal)
+        return Convolution(plain, fixed)
+    if isinstance(plain, nn.Linear) and fixed is not None:
+        return Dense(plain, fixed)
     if type(plain) is nn.BatchNorm2d and plain.affine and plain.track_running_stats:
         return Normalisation(plain) if plain.momentum is not None else None
     if type(plain) is nn.GELU and plain.approximate == "none":

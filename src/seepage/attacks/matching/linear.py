@@ -15,7 +15,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from seepage.attacks.matching.condensed import Goal, dot, placeholder
+from seepage.attacks.matching.condensed import Fixed, dot, placeholder
 
 Known = Callable[[Tensor, bool], tuple[Tensor, Tensor | None]]
 
@@ -24,22 +24,23 @@ class _Dense(torch.autograd.Function):
     """x W^T + b; its derivative is `_DenseSlopes` where a graph is kept."""
 
     @staticmethod
-    def forward(
-        ctx: Any, x: Tensor, numbers: Tensor, bias: Tensor | None, weight: Tensor, goal: Goal
-    ) -> Tensor:
+    def forward(ctx: Any, x: Tensor, numbers: Tensor, bias: Tensor | None, fixed: Fixed) -> Tensor:
         assert len(numbers) == 3  # they take the slope that the weight would
-        ctx.save_for_backward(x, weight)
-        ctx.goal, ctx.bias = goal, bias is not None
+        rows = x.reshape(-1, x.shape[-1])
+        ctx.save_for_backward(x)
+        ctx.fixed, ctx.bias = fixed, bias is not None
         ctx.inner = x.requires_grad and not x.is_leaf
-        return nn.functional.linear(x, weight, bias)
+        weight, _ = fixed.turned(len(rows))
+        output = rows @ weight if bias is None else torch.addmm(bias, rows, weight)
+        return output.view(*x.shape[:-1], -1)
 
     @staticmethod
     def backward(ctx: Any, *cotangents: Tensor) -> tuple[Tensor | None, ...]:
-        (delta,), (x, weight) = cotangents, ctx.saved_tensors
+        (delta,), (x,) = cotangents, ctx.saved_tensors
         if torch.is_grad_enabled():
-            found = _DenseSlopes.apply(delta, x, weight, ctx.goal, (ctx.inner, ctx.bias))  # type: ignore[no-untyped-call]
-            return (*found, None, None)
-        return delta @ weight, None, None, None, None
+            found = _DenseSlopes.apply(delta, x, ctx.fixed, (ctx.inner, ctx.bias))  # type: ignore[no-untyped-call]
+            return (*found, None)
+        return delta @ ctx.fixed.weight, None, None, None
 
 
 class _DenseSlopes(torch.autograd.Function):
@@ -47,34 +48,35 @@ class _DenseSlopes(torch.autograd.Function):
 
     @staticmethod
     def forward(
-        ctx: Any, delta: Tensor, x: Tensor, weight: Tensor, goal: Goal, mask: tuple[bool, bool]
+        ctx: Any, delta: Tensor, x: Tensor, fixed: Fixed, mask: tuple[bool, bool]
     ) -> tuple[Tensor | None, Tensor, Tensor | None]:
         ctx.set_materialize_grads(False)
         rows, slopes = x.reshape(-1, x.shape[-1]), delta.reshape(-1, delta.shape[-1])
-        ctx.save_for_backward(slopes, weight)
-        ctx.shapes, ctx.goal = (delta.shape, x.shape), goal
-        ctx.known, numbers = _compared(rows, slopes, goal)
-        inner = delta @ weight if mask[0] else None
+        ctx.shapes, ctx.fixed = (delta.shape, x.shape), fixed
+        ctx.known, numbers = _compared(rows, slopes, fixed)
+        inner = (slopes @ fixed.weight).view(x.shape) if mask[0] else None
         return inner, numbers, slopes.sum(0) if mask[1] else None
 
     @staticmethod
     def backward(ctx: Any, *cotangents: Tensor | None) -> tuple[Tensor | None, ...]:
-        (a, slopes, b), (deltas, weight) = cotangents, ctx.saved_tensors
+        a, slopes, b = cotangents
         back, across = None, None
         if slopes is not None:
             back, across = ctx.known(slopes, ctx.needs_input_grad[1])
         if a is not None:
             flat = a.reshape(-1, a.shape[-1])
-            back = flat @ weight.T if back is None else back.addmm_(flat, weight.T)
+            weight, _ = ctx.fixed.turned(len(flat))
+            back = flat @ weight if back is None else back.addmm_(flat, weight)
         if b is not None:
-            back = b.expand_as(deltas) if back is None else back.add_(b)
-        return _shaped(back, ctx.shapes[0]), _shaped(across, ctx.shapes[1]), None, None, None
+            back = b.expand(ctx.shapes[0]) if back is None else back.add_(b)
+        return _shaped(back, ctx.shapes[0]), _shaped(across, ctx.shapes[1]), None, None
 
 
-def _compared(x: Tensor, d: Tensor, goal: Goal) -> tuple[Known, Tensor]:
+def _compared(x: Tensor, d: Tensor, fixed: Fixed) -> tuple[Known, Tensor]:
     """x A^T and d A for slopes in the numbers to come, and the numbers of d^T x."""
-    if 4 * len(x) * (x.shape[1] + d.shape[1]) < x.shape[1] * d.shape[1]:
-        towards, inner, outer = x @ goal.observed.T, x @ x.T, d @ d.T
+    goal = fixed.goal
+    if 2 * len(x) * (x.shape[1] + d.shape[1]) < x.shape[1] * d.shape[1]:
+        towards, inner, outer = x @ fixed.turned(len(x))[1], x @ x.T, d @ d.T
         own, cross = float(dot(inner, outer)), float(dot(d, towards))
         if not goal.near(own, cross):
 
@@ -103,14 +105,11 @@ def _shaped(t: Tensor | None, shape: torch.Size) -> Tensor | None:
 class Dense(nn.Module):
     """A `Linear` for searching whose `weight` stands for the three numbers of its gradient."""
 
-    fixed: Tensor
-
-    def __init__(self, plain: nn.Linear, goal: Goal) -> None:
+    def __init__(self, plain: nn.Linear, fixed: Fixed) -> None:
         super().__init__()
         self.weight, self.bias = placeholder(plain.weight), plain.bias
-        self.register_buffer("fixed", plain.weight.detach())
-        self.goal = goal
+        self.fixed = fixed
 
     def forward(self, x: Tensor) -> Tensor:
-        output: Tensor = _Dense.apply(x, self.weight, self.bias, self.fixed, self.goal)  # type: ignore[no-untyped-call]
+        output: Tensor = _Dense.apply(x, self.weight, self.bias, self.fixed)  # type: ignore[no-untyped-call]
         return output

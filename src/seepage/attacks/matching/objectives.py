@@ -13,7 +13,7 @@ from typing import Literal, Protocol
 import torch
 from torch import Tensor
 
-from seepage.attacks.matching.condensed import distance, dot
+from seepage.attacks.matching.condensed import dot
 from seepage.checks import at_least, one_of
 from seepage.values import value
 
@@ -46,29 +46,51 @@ class Sides:
         room = [torch.empty_like(g) for g in observed]
         return cls(given, observed, weights, room, length_of(observed, weights))
 
-    def dots(self) -> list[tuple[Tensor, Tensor]]:
-        """<G, G> and <G, g> of each tensor: both at once, while it is in the processor's cache."""
-        pairs = enumerate(zip(self.given, self.observed, strict=True))
-        return [(G[0], G[1]) if i in self.short else (dot(G, G), dot(G, g)) for i, (G, g) in pairs]
+    def dots(self) -> tuple[float, float]:
+        """sum_l w <G, G> and sum_l w <G, g>: both at once, while G is in the processor's cache."""
+        parts = [
+            (w * dot(G, G), w * dot(G, g))
+            for i, (w, G, g) in enumerate(zip(self.weights, self.given, self.observed, strict=True))
+            if i not in self.short
+        ]
+        if self.short:
+            sums = self._numbers()
+            parts.append((sums[0].sum(), sums[1].sum()))
+        return _total([own for own, _ in parts]), _total([cross for _, cross in parts])
 
     def lines(self, scale: float, sign: float) -> list[Tensor]:
         """The derivative w (g - scale G) sign of each tensor, in the room or by its numbers."""
-        return [self._line(i, scale, sign) for i in range(len(self.given))]
-
-    def squares(self, lines: Sequence[Tensor], scale: float) -> list[Tensor]:
-        """w ||g - scale G||^2 of each tensor, from its line."""
+        known: dict[float, Tensor] = {}
+        for i in self.short:
+            signed = sign * self.weights[i]
+            if signed not in known:
+                known[signed] = self.given[i].new_tensor([-scale * signed / 2, signed, 0])
         return [
-            self.weights[i] * distance(self.given[i], scale)
-            if i in self.short
-            else dot(line, line) / (self.weights[i] or 1)
-            for i, line in enumerate(lines)
+            known[sign * self.weights[i]] if i in self.short else self._line(i, scale, sign)
+            for i in range(len(self.given))
         ]
 
+    def square(self, lines: Sequence[Tensor], scale: float) -> float:
+        """sum_l w ||g - scale G||^2, from the lines."""
+        parts = [
+            dot(line, line) / (self.weights[i] or 1)
+            for i, line in enumerate(lines)
+            if i not in self.short
+        ]
+        if self.short:
+            own, cross, apart = self._numbers()
+            far = (scale * own - cross).square() / own.clamp(min=1e-38)
+            parts.append((apart + far).sum())
+        return _total(parts)
+
+    def _numbers(self) -> Tensor:
+        """Own, cross and apart of the tensors known by them, times the tensors' weights."""
+        numbers = torch.stack([self.given[i] for i in self.short], 1)
+        return numbers * numbers.new_tensor([self.weights[i] for i in self.short])
+
     def _line(self, i: int, scale: float, sign: float) -> Tensor:
-        given, signed = self.given[i], sign * self.weights[i]
-        if i in self.short:
-            return given.new_tensor([-scale * signed / 2, signed, 0])
-        v = torch.add(self.observed[i], given, alpha=-scale, out=self.room[i])
+        signed = sign * self.weights[i]
+        v = torch.add(self.observed[i], self.given[i], alpha=-scale, out=self.room[i])
         return v if signed == 1 else v.mul_(signed)
 
 
@@ -132,7 +154,7 @@ class L2:
 
     def __call__(self, sides: Sides) -> Misfit:
         lines = sides.lines(1.0, -1.0)
-        return Misfit(self.scale * _total(sides.squares(lines, 1.0)), lines, 2 * self.scale)
+        return Misfit(self.scale * sides.square(lines, 1.0), lines, 2 * self.scale)
 
 
 @value
@@ -154,10 +176,7 @@ class Cosine:
         _check("Cosine", self.weights, self.task)
 
     def __call__(self, sides: Sides) -> Misfit:
-        goal, dots = max(sides.length, _FLOOR), sides.dots()
-        own, cross = (
-            _total([w * one[i] for w, one in zip(sides.weights, dots, strict=True)]) for i in (0, 1)
-        )
+        goal, (own, cross) = max(sides.length, _FLOOR), sides.dots()
         length = max(math.sqrt(own), _FLOOR)
         cosine = cross / (length * goal)
         # v = (cos G / ||G|| - g / ||g||) / ||G|| = -(g - ratio G) / (||G|| ||g||)
@@ -165,7 +184,7 @@ class Cosine:
         lines = sides.lines(ratio, 1.0)
         if cosine < _NEAR:
             return Misfit(1 - cosine, lines, factor)
-        return Misfit(_total(sides.squares(lines, ratio)) / goal**2 / (1 + cosine), lines, factor)
+        return Misfit(sides.square(lines, ratio) / goal**2 / (1 + cosine), lines, factor)
 
 
 @value
@@ -201,4 +220,4 @@ def length_of(tensors: Sequence[Tensor], weights: Sequence[float]) -> float:
 
 
 def _total(parts: Sequence[Tensor]) -> float:
-    return float(torch.stack(list(parts)).sum())
+    return float(torch.stack(list(parts)).sum()) if parts else 0.0

@@ -1,7 +1,7 @@
 """What is minimised: the misfit of the update that a candidate would give, and its slope."""
 
 import dataclasses
-from collections.abc import Callable, Collection, Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import nullcontext
 from dataclasses import dataclass
 
@@ -12,50 +12,14 @@ from seepage import tree
 from seepage.attacks.matching.attention import Attentive
 from seepage.attacks.matching.generators import Render
 from seepage.attacks.matching.layers import condensed, searchable
-from seepage.attacks.matching.objectives import (
-    L2,
-    Cosine,
-    Misfit,
-    Objective,
-    Sides,
-    layer_weights,
-    length_of,
-)
+from seepage.attacks.matching.match import Match
+from seepage.attacks.matching.objectives import L2, Cosine
 from seepage.attacks.matching.priors import PixelPrior, Term
 from seepage.attacks.matching.simulator import Simulator, doubled
 from seepage.attacks.units import Units
 from seepage.clients import FedSGD
 from seepage.core import Batch
 from seepage.errors import InvalidInput
-
-
-@dataclass(frozen=True, eq=False)
-class Match:
-    """The objective, and what of the update it compares."""
-
-    objective: Objective
-    observed: dict[str, Tensor]
-    weights: list[float]
-    room: list[Tensor]
-    length: float
-
-    @classmethod
-    def of(cls, objective: Objective, observed: dict[str, Tensor]) -> "Match":
-        """With the objective's own weights for these tensors."""
-        weights, tensors = layer_weights(objective.weights, list(observed)), list(observed.values())
-        room = [torch.empty_like(g) for g in tensors]
-        return cls(objective, observed, weights, room, length_of(tensors, weights))
-
-    def compare(self, update: tree.Tensors, short: Collection[str] = ()) -> Misfit:
-        """D and dD/dG at a simulated update, where some tensors may be given by three numbers."""
-        given = [update[name].detach() for name in self.observed]
-        observed = list(self.observed.values())
-        places = {i for i, name in enumerate(self.observed) if name in short}
-        return self.objective(Sides(given, observed, self.weights, self.room, self.length, places))
-
-    def chosen(self, tensors: Sequence[Tensor]) -> list[Tensor]:
-        """Those of the tensors whose weight is not zero."""
-        return [t for t, weight in zip(tensors, self.weights, strict=True) if weight]
 
 
 @dataclass(frozen=True, eq=False)
@@ -143,13 +107,13 @@ class Problem:
         """The misfit and the terms of activations, with their slopes in x and in the scores."""
         with torch.enable_grad():
             x = self.units.x(u).requires_grad_()  # a leaf: nothing before it is differentiated
-            update = self.fast(x, target)
+            gathered = self.match.gathered(self.fast(x, target))
             scalars = self._scalars(x, target)
-        misfit = self.match.compare(update, self.fast.short)
+        misfit = self.match.compare(gathered, self.fast.short)
         back = [*self.match.chosen(misfit.slopes)]
         back += [torch.full_like(scalar, 1 / misfit.factor) for scalar in scalars]
         slopes = torch.autograd.grad(
-            [*self.match.chosen([update[name] for name in self.match.observed]), *scalars],
+            [*self.match.chosen(gathered), *scalars],
             [x, *scores],
             back,
             materialize_grads=True,
@@ -164,7 +128,8 @@ class Problem:
         observed = tree.mapped(doubled, self.match.observed)
         update = self.exact.doubled()(x, self.labels(leaves))
         given = {name: update[name].detach() for name in observed}
-        misfit = Match.of(self.match.objective, observed).compare(given)
+        match = Match.of(self.match.objective, observed)
+        misfit = match.compare(match.gathered(given))
         lengths = tree.norm(given), tree.norm(observed)
         residual = tree.norm(tree.subtract(given, observed)) / lengths[1]
         cosine = tree.dot(given, observed) / (lengths[0] * lengths[1]).clamp(min=1e-300)
@@ -231,9 +196,10 @@ def _quickened(problem: Problem, leaves: Sequence[Tensor]) -> Problem:
 
 
 def _faster(problem: Problem) -> Iterator[Simulator]:
-    exact, match = problem.exact, problem.match
-    short = frozenset(condensed(exact.model, match.observed))
-    if short and isinstance(match.objective, Cosine | L2) and isinstance(exact.client, FedSGD):
-        model = searchable(exact.model, match.observed)
+    exact, alone = problem.exact, problem.match.alone
+    short = frozenset(condensed(exact.model, alone))
+    objective = problem.match.objective
+    if short and isinstance(objective, Cosine | L2) and isinstance(exact.client, FedSGD):
+        model = searchable(exact.model, alone)
         yield dataclasses.replace(exact, model=model, within=Attentive(), short=short)
     yield dataclasses.replace(exact, model=searchable(exact.model), within=Attentive())
