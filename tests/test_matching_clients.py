@@ -88,3 +88,16 @@ def test_sentences_are_searched_as_embeddings() -> None:
     bare = dataclasses.replace(model, form=dataclasses.replace(model.form, classes=0))
     with pytest.raises(InvalidInput, match="their own target"):
         attack(dataclasses.replace(seen, model=bare), stream(0, "attack"))
+
+
+def test_local_adam_is_searched_through_and_not_taken_for_a_gradient() -> None:
+    """Its first steps have the gradient's signs and little of its sizes.
+
+    The update is explained, yet the picture is no nearer: see docs/matching.md.
+    """
+    model, batch = setting(dense(), 1)
+    client = FedAvg(epochs=3, lr=0.01, optimizer="adam")
+    seen = observe(model, batch, client, stream(0, "client"), tell=("n", "y"))
+    ignored = dataclasses.replace(seen, client=FedSGD())
+    found, taken = (SEARCH(one, stream(0, "attack")) for one in (seen, ignored))
+    assert float(found.residual[0]) < 0.25 * float(taken.residual[0])
