@@ -15,8 +15,8 @@ from seepage.papers.rounds import Outcome, Setting, played, strip
 
 
 def reproduce(quick: bool, folder: Path | None) -> Iterator[Claim]:
-    """Both attacks: 3 crops of 16x16 and 25 steps in the quick form, else 10 of 32x32 and 100."""
-    size, seeds, steps = (16, 3, 25) if quick else (32, 10, 100)
+    """Both attacks: 3 crops of 16x16 and 25 steps in the quick form, else 20 of 32x32 and 100."""
+    size, seeds, steps = (16, 3, 25) if quick else (32, 20, 100)
     for name, attack in (("DLG", dlg(steps)), ("iDLG", idlg(steps))):
         found = [_one(attack, size, seed, folder, name) for seed in range(seeds)]
         near = sum(outcome.decibels > 30 for outcome in found)
