@@ -92,9 +92,15 @@ def test_the_claim_is_confirmed_refuted_tied_or_not_measured() -> None:
     found = words.claims(outcome(Prune=strong, Noise=weak))
     told = {(c.attacker, c.cost): (c.verdict, c.why) for c in found}
     assert told["adaptive", 2.0] == ("confirmed", "it leaks less than all others")
-    assert told["naive", 5.0][0] == "not measured"
+    assert told["naive", 5.0][0] == "confirmed"  # by its dearest, which costs 3
     swapped = words.claims(outcome(Prune=weak, Noise=strong))
     assert "Noise leaks less (16.7 against 36.7)" in [c.why for c in swapped]
+    # Noise that costs less than a point and leaks less than any pruning.
+    free = words.claims(outcome(Prune=strong, Noise=[(0.2, 15.0), (0.7, 5.0)]))
+    assert {claim.verdict for claim in free} == {"not confirmed"}
+    # All below nothing, so that costs are pooled to one: the strongest counts.
+    luck = outcome(Prune=strong, Noise=[(-0.1, 15.0), (-0.4, 5.0)])
+    assert words.readings(luck, "adaptive")["Noise"][1.0].leak == 5
     tied = outcome(Prune=[(3.0, 10.0)], Noise=[(3.0, 10.0)])
     assert words.claims(tied)[0].why == "it cannot be told from Noise"
     assert words.claims(outcome(Noise=[(3.0, 10.0)])) == []

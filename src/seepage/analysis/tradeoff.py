@@ -90,6 +90,16 @@ def equal_cost(points: Sequence[Point], loss: float, seed: int = 0) -> Reading:
     return _equal(tuple(points), loss, seed)
 
 
+def at_most(points: Sequence[Point], loss: float, seed: int = 0) -> Reading:
+    """The leak of one defense for a cost or less: where none is as dear, that of the dearest.
+
+    >>> at_most([Point("a", (0.0,) * 3, (9.0,) * 3), Point("b", (2.0,) * 3, (5.0,) * 3)], 3.0)
+    Reading(leak=5.0, low=5.0, high=5.0)
+    """
+    top = _rising([point.loss for point in points])[-1]
+    return equal_cost(points, min(loss, top), seed)
+
+
 @functools.lru_cache(maxsize=256)
 def _equal(points: tuple[Point, ...], loss: float, seed: int) -> Reading:
     found = _curve([p.loss for p in points], [p.leak for p in points], loss)
@@ -126,20 +136,23 @@ def _redrawn(values: Sequence[tuple[float, ...]], rng: torch.Generator) -> list[
 
 
 def _curve(costs: Sequence[float], leaks: Sequence[float], loss: float) -> float:
-    rising = [-cost for cost in _falling([-cost for cost in costs])]
-    return _read(torch.tensor(rising).double(), _falling(leaks), loss)
+    return _read(torch.tensor(_rising(costs), dtype=torch.float64), _falling(leaks), loss)
 
 
 def _read(costs: Tensor, levels: list[float], loss: float) -> float:
     if not float(costs[0]) <= loss <= float(costs[-1]):
         return math.nan
     # Of strengths that cost the same the strongest counts.
-    wanted = torch.tensor(loss).double()
+    wanted = torch.tensor(loss, dtype=torch.float64)
     above = min(int(torch.searchsorted(costs, wanted, right=True)), len(levels) - 1)
     below = max(above - 1, 0)
     width = float(costs[above] - costs[below])
     share = min(1.0, (loss - float(costs[below])) / width) if width else 1.0
     return levels[below] + share * (levels[above] - levels[below])
+
+
+def _rising(values: Sequence[float]) -> list[float]:
+    return [-value for value in _falling([-value for value in values])]
 
 
 def _falling(values: Sequence[float]) -> list[float]:

@@ -12,7 +12,7 @@ from rich.table import Table as Grid
 from rich.text import Text
 
 from seepage import auditing, tradeoffs
-from seepage.analysis.tradeoff import Point, Reading
+from seepage.analysis.tradeoff import Reading
 from seepage.analysis.utility import Plan, Splits
 from seepage.attacks import Adaptive
 from seepage.cli import charts, loading, screen
@@ -178,31 +178,26 @@ def _equal(outcome: Outcome) -> Grid:
     best = {(a, cost): said.lowest(found[a], cost) for a in ATTACKERS for cost in said.COSTS}
     for a, family in itertools.product(ATTACKERS, found[ATTACKERS[0]]):
         cells = [
-            _cell(outcome.metric, found[a][family][cost], family in best[a, cost])
-            or _cheap(outcome.metric, curves[a][family], cost)
+            _cell(
+                *(outcome.metric, found[a][family][cost], family in best[a, cost]),
+                *(max(point.loss for point in curves[a][family]), cost),
+            )
             for cost in said.COSTS
         ]
         grid.add_row(*map(Text, (family, a, *cells)))
     return grid
 
 
-def _cell(metric: str, reading: Reading, best: bool) -> str:
+def _cell(metric: str, reading: Reading, best: bool, dearest: float, cost: float) -> str:
     if not reading.known:
-        return ""
+        return "not measured"
     low, high = (names.score(metric, end) for end in (reading.low, reading.high))
-    return f"{names.score(metric, reading.leak)} [{low}, {high}]{' *' if best else ''}"
+    less = f" (dearest: {dearest:.1f})" if dearest < cost else ""
+    return f"{names.score(metric, reading.leak)} [{low}, {high}]{' *' if best else ''}{less}"
 
 
 def _points(cost: float) -> str:
     return f"{cost:g} point{'' if cost == 1 else 's'}"
-
-
-def _cheap(metric: str, points: list[Point], cost: float) -> str:
-    """What a defense leaks that was never as dear as this: at the dearest that was tried."""
-    dearest = max(points, key=lambda point: point.loss)
-    if dearest.loss >= cost:
-        return "not measured"
-    return f"dearest {dearest.loss:.1f}: {names.score(metric, dearest.leak)}"
 
 
 def _sentences(outcome: Outcome) -> Iterator[str]:

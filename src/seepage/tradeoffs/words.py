@@ -3,7 +3,7 @@
 from dataclasses import asdict
 from typing import Any
 
-from seepage.analysis.tradeoff import Point, Reading, equal_cost, least, pareto
+from seepage.analysis.tradeoff import Point, Reading, at_most, least, pareto
 from seepage.tradeoffs.measure import ATTACKERS, Attacker, Outcome
 from seepage.values import value
 
@@ -30,10 +30,10 @@ def front(outcome: Outcome, attacker: Attacker) -> list[Point]:
 
 
 def readings(outcome: Outcome, attacker: Attacker) -> dict[str, dict[float, Reading]]:
-    """The leak of each family at equal cost."""
+    """The leak of each family at equal cost, or for less where none of it costs as much."""
     curves = outcome.points(attacker)
     return {
-        name: {cost: equal_cost(points, cost) for cost in COSTS}
+        name: {cost: at_most(points, cost) for cost in COSTS}
         for name, points in curves.items()
         if len(points) > 1
     }
@@ -59,7 +59,7 @@ def claims(outcome: Outcome) -> list[Claimed]:
 def _claimed(attacker: Attacker, cost: float, rows: dict[str, dict[float, Reading]]) -> Claimed:
     best, found = lowest(rows, cost), {name: row[cost] for name, row in rows.items()}
     if not found[_PRUNING].known:
-        return Claimed(attacker, cost, "not measured", "no pruning tried costs as much")
+        return Claimed(attacker, cost, "not measured", "its curve does not reach this cost")
     if best == [_PRUNING]:
         return Claimed(attacker, cost, "confirmed", "it leaks less than all others")
     others = [name for name in best if name != _PRUNING]
