@@ -44,7 +44,15 @@ def joined(model: Model, size: int, lines: int, seed: int) -> Batch:
 def long() -> Rows:
     """Encoder, sentences of 32 to 64 tokens."""
     model = hugging(minilm(), TOKENIZER, length=80)
-    for lines, size, seed in ((3, 1, 0), (3, 2, 0), (3, 4, 0), (5, 1, 0), (5, 2, 0), (5, 4, 0)):
+    for lines, size, seed in (
+        (3, 1, 0),
+        (3, 2, 0),
+        (3, 4, 0),
+        (5, 1, 0),
+        (5, 2, 0),
+        (5, 4, 0),
+        (5, 4, 7),
+    ):
         batch = joined(model, size, lines, seed)
         tokens = (batch.x != 0).sum(1).tolist()
         row = attacked(model, batch, TokenSpan(budget=5000))
