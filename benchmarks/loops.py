@@ -2,10 +2,12 @@
 
     python benchmarks/loops.py digits [--draws 30]
     python benchmarks/loops.py lenet [--seconds 3]
+    python benchmarks/loops.py convnet [--seconds 30]
 
 `digits`: four digits, a tanh MLP 64-128-10, labels told, unsigned Adam, 300 steps; grouped by how
 many of the four labels differ, for equal labels decide. `lenet`: one crop, a ReLU LeNet, TV 0.0125,
-signed Adam; beside the crop's own mean colour, for the crop decides.
+signed Adam; beside the crop's own mean colour, for the crop decides. `convnet`: ConvNet(16) with TV
+0.0125 on five crops, then ConvNet(64) with TV 1e-5 and 200 steps on parts of two photographs.
 """
 
 import argparse
@@ -17,12 +19,13 @@ from collections import defaultdict
 import torch
 from torch import Tensor, nn
 
-from seepage import zoo
+from seepage import Batch, zoo
 from seepage.attacks import TV, Adam, Cosine, Invert, Told
 from seepage.metrics.image import psnr
 from seepage.metrics.match import assign
 from seepage.papers.rounds import Setting, played
 from seepage.zoo import Sample
+from seepage.zoo.photographs import photograph
 
 
 @dataclasses.dataclass(frozen=True)
@@ -63,15 +66,17 @@ class Loop:
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("what", choices=("digits", "lenet"))
+    parser.add_argument("what", choices=("digits", "lenet", "convnet"))
     parser.add_argument("--draws", type=int, default=30)
-    parser.add_argument("--seconds", type=float, default=3.0)
+    parser.add_argument("--seconds", type=float)
     args = parser.parse_args()
     torch.set_num_threads(1)
     if args.what == "digits":
         digits(args.draws)
+    elif args.what == "lenet":
+        lenet(args.seconds or 3.0)
     else:
-        lenet(args.seconds)
+        convnet(args.seconds or 30.0)
 
 
 def digits(draws: int) -> None:
@@ -107,6 +112,36 @@ def lenet(seconds: float) -> None:
         ours = played(Setting(sample, net, labels=True), attack, seed).decibels
         plain = _decibels(loop(net, sample, seed), sample.x)
         print(f"{seed:4d} {float(psnr(flat, sample.x)):14.1f} {ours:9.1f} {plain:13.1f}")
+
+
+def convnet(seconds: float) -> None:
+    """Decibels of `Invert`, and of the crop's mean colour."""
+    long = Invert(
+        Cosine(), (TV(0.0125),), Told(), schedule="cosine", seconds=seconds, steps=100_000
+    )
+    for seed in range(5):
+        sample, net = zoo.photos(1, 32, seed=seed), zoo.convnet(16, seed=seed)
+        _told(f"ConvNet(16), crop {seed}", sample, net, long)
+    short = Invert(Cosine(), (TV(1e-5),), Told(), schedule="cosine", steps=200)
+    for name in ("astronaut.png", "chelsea.png"):
+        x = _part(photograph(name))
+        sample = Sample(Batch(x, torch.tensor([3])), zoo.photos(1, 32).form)
+        _told(f"ConvNet(64), {name}", sample, zoo.convnet(64, seed=0), short)
+
+
+def _part(picture: Tensor) -> Tensor:
+    """The middle 192x192, by areas of 6x6."""
+    top, left = ((side - 192) // 2 for side in picture.shape[-2:])
+    square = picture[None, :, top : top + 192, left : left + 192] / 255
+    return nn.functional.avg_pool2d(square, 6)
+
+
+def _told(name: str, sample: Sample, net: nn.Module, attack: Invert) -> None:
+    began = time.process_time()
+    found = played(Setting(sample, net.eval(), labels=True), attack, 0)
+    flat = sample.x.mean((2, 3), keepdim=True).expand_as(sample.x)
+    spent, guess = time.process_time() - began, float(psnr(flat, sample.x))
+    print(f"{name}: {found.decibels:.1f} dB, {spent:.0f} s; mean colour {guess:.1f}", flush=True)
 
 
 def _decibels(found: Tensor, truth: Tensor) -> float:

@@ -1,23 +1,37 @@
 """Gradient matching's cost: CPU time of a step over that of a training step, in one process.
 
-    python benchmarks/matching.py [--rounds 15] [--only ViT]
+    python benchmarks/matching.py [--rounds 15] [--only ViT] [--memory]
 
 One thread, one example of 32x32, interleaved rounds, the median of each. Prints a JSON line for
-each network and a table.
+each network and a table. With --memory: the peak of a process that holds a network and eight
+examples, and then does nothing, three steps of training, or begins a search and does three of its
+steps.
 """
 
 import argparse
 import json
+import multiprocessing
+import resource
+from concurrent.futures import ProcessPoolExecutor
 
 import torch
 
-from seepage.papers.matching_cost import NETWORKS, measured
+from seepage.papers.matching_cost import NETWORKS, example, measured, steps, training
 
 
 def main() -> None:
     args = _arguments()
     torch.set_num_threads(1)
-    rows = [{"network": n, **measured(n, args.rounds)} for n in NETWORKS if args.only in (None, n)]
+    names = [name for name in NETWORKS if args.only in (None, name)]
+    if args.memory:
+        memory(names)
+    else:
+        times(names, args.rounds)
+
+
+def times(names: list[str], rounds: int) -> None:
+    """The ratios of each network."""
+    rows = [{"network": name, **measured(name, rounds)} for name in names]
     for row in rows:
         print(json.dumps(row))
     print(
@@ -34,7 +48,30 @@ def _arguments() -> argparse.Namespace:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--rounds", type=int, default=15)
     parser.add_argument("--only", choices=NETWORKS)
+    parser.add_argument("--memory", action="store_true")
     return parser.parse_args()
+
+
+def memory(names: list[str]) -> None:
+    """Each in a process of its own, since a process's peak never falls."""
+    fresh = multiprocessing.get_context("spawn")
+    for name in names:
+        row: dict[str, object] = {"network": name}
+        for kind in ("nothing", "training", "step"):
+            with ProcessPoolExecutor(1, mp_context=fresh) as one:
+                row[f"{kind} MB"] = one.submit(peak, name, kind).result()
+        print(json.dumps(row), flush=True)
+
+
+def peak(name: str, kind: str) -> int:
+    """The most memory that this process has held, in megabytes."""
+    torch.set_num_threads(1)
+    given = example(name, 8)
+    run = {"nothing": lambda: None, "training": lambda: training(*given)}.get(kind)
+    run = run or steps(*given)[kind]
+    for _ in range(3):
+        run()
+    return round(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024)
 
 
 if __name__ == "__main__":

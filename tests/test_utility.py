@@ -105,6 +105,14 @@ def test_a_grid_that_misses_the_best_rate_goes_on_beyond_its_end(grid: tuple[flo
     assert utility.best_rate(score, grid) == (pytest.approx(1.0), False)
 
 
+def test_a_grid_that_stays_at_chance_goes_on_towards_smaller_rates() -> None:
+    def score(rate: float) -> float:
+        chance = {0.3: 0.12, 1.0: 0.16, 3.0: 0.13}.get(rate, 0.12)  # the best is no end of the grid
+        return 0.7 if rate < 0.1 else chance
+
+    assert utility.best_rate(score, (0.3, 1.0, 3.0)) == (pytest.approx(0.09), False)
+
+
 def test_the_divergence_of_a_bottleneck_is_no_class() -> None:
     sample = zoo.digits(40)
     coded = precode(sample.model(zoo.mlp(64, 8, 10, seed=0)), code=4)

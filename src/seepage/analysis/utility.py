@@ -1,7 +1,7 @@
 """What a defense costs: the accuracy of a model that is really trained under it."""
 
 import math
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 
 import scipy
@@ -83,8 +83,9 @@ def utility(
     `make(seed)` gives the model at its start. The rates tried are those of the grid times a
     natural one, which moves entries by .01 at the start: sign and clipped updates have
     scales of their own. Where the first or the last is best the grid goes on beyond it, four steps
-    at most. Pass the undefended run as `none` for the paired loss. `edge` says that the best rate
-    was an end even so, and more might be reached.
+    at most; so it does below the first where all are within ten points, as at chance. Pass the
+    undefended run as `none` for the paired loss. `edge` says that the best rate was an end even so,
+    and more might be reached.
     """
     plan = plan or Plan()
     natural = _natural(client, make(_TUNING[0]), data.train, plan)
@@ -105,17 +106,23 @@ def best_rate(score: Callable[[float], float], grid: Rates) -> tuple[float, bool
     """
     tried = {rate: score(rate) for rate in sorted(grid)}
     for _ in range(_BEYOND):
-        best, rates = max(tried, key=lambda rate: tried[rate]), sorted(tried)
-        if best not in (rates[0], rates[-1]):
+        leading, rates = _leading(tried), sorted(tried)
+        if leading not in (rates[0], rates[-1]):
             break
-        beside = rates[1] if best == rates[0] else rates[-2]
-        beyond = best * best / beside
+        beside = rates[1] if leading == rates[0] else rates[-2]
+        beyond = leading * leading / beside
         tried[beyond] = score(beyond)
     best, rates = max(tried, key=lambda rate: tried[rate]), sorted(tried)
     return best, best in (rates[0], rates[-1])
 
 
-_BEYOND = 4
+def _leading(tried: Mapping[float, float]) -> float:
+    """The best rate; the smallest where all are alike, since none may be small enough to learn."""
+    best = max(tried, key=lambda rate: tried[rate])
+    return min(tried) if min(tried.values()) > tried[best] - _ALIKE else best
+
+
+_BEYOND, _ALIKE = 4, 0.1
 # No final run's seeds. More than one: a rate that is just stable at one seed may not be at others.
 _TUNING = (10_007, 10_009, 10_037)
 

@@ -26,7 +26,7 @@ from seepage.tradeoffs import words as said
 from seepage.tradeoffs.measure import ATTACKERS
 from seepage.values import value
 
-QUICK = Plan(rounds=100, seeds=(0, 1, 2), grid=(0.3, 1.0, 3.0, 10.0))
+QUICK = Plan(rounds=100, seeds=(0, 1, 2), grid=(0.1, 0.3, 1.0, 3.0))
 
 
 @dataclass(frozen=True)

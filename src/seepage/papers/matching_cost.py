@@ -67,18 +67,7 @@ def reproduce(quick: bool, folder: Path | None) -> Iterator[Claim]:  # noqa: ARG
 
 def measured(name: str, rounds: int) -> dict[str, float]:
     """The ratios of one network."""
-    make, goal = NETWORKS[name]
-    model = Model.of(make(), nn.functional.cross_entropy, FORM)
-    batch = Batch(torch.rand(1, 3, 32, 32, generator=stream(0, "x")), torch.tensor([3]))
-    seen = observe(model, batch, FedSGD(), stream(0, "client"), tell=("n", "y"))
-    search = Invert(priors=(), labels=Told()).begin(seen, stream(0, "attack"))
-    problem, leaves = search.problem, search.leaves
-    runs: dict[str, Callable[[], object]] = {
-        "training": lambda: training(model, batch),
-        "step": lambda: problem.slope(leaves),
-        "plain": lambda: usual(problem, model, leaves[0], False),
-        "backward": lambda: usual(problem, model, leaves[0], True),
-    }
+    runs = steps(*example(name))
     times: dict[str, list[float]] = {key: [] for key in runs}
     for turn in range(rounds + 1):
         for key, run in runs.items():
@@ -87,12 +76,32 @@ def measured(name: str, rounds: int) -> dict[str, float]:
                 times[key].append(spent)
     middle = {key: statistics.median(spent) for key, spent in times.items()}
     return {
-        "goal": goal,
+        "goal": NETWORKS[name][1],
         "step": middle["step"] / middle["training"],
         "step_of_minima": min(times["step"]) / min(times["training"]),
         "plain": middle["plain"] / middle["step"],
         "backward": middle["backward"] / middle["step"],
         "training_ms": 1000 * middle["training"],
+    }
+
+
+def example(name: str, n: int = 1) -> tuple[Model, Batch]:
+    """One of the networks, and noise of 32x32 for it."""
+    model = Model.of(NETWORKS[name][0](), nn.functional.cross_entropy, FORM)
+    x = torch.rand(n, 3, 32, 32, generator=stream(0, "x"))
+    return model, Batch(x, (torch.arange(n) + 3) % 10)
+
+
+def steps(model: Model, batch: Batch) -> dict[str, Callable[[], object]]:
+    """A training step, an exact step of the search, and those of the usual loops."""
+    seen = observe(model, batch, FedSGD(), stream(0, "client"), tell=("n", "y"))
+    search = Invert(priors=(), labels=Told()).begin(seen, stream(0, "attack"))
+    problem, leaves = search.problem, search.leaves
+    return {
+        "training": lambda: training(model, batch),
+        "step": lambda: problem.slope(leaves),
+        "plain": lambda: usual(problem, model, leaves[0], False),
+        "backward": lambda: usual(problem, model, leaves[0], True),
     }
 
 
