@@ -3,15 +3,14 @@
 `python benchmarks/bounds.py [name ...]` prints JSON lines, then a table; without names, all.
 """
 
-import json
 import math
-import sys
 import time
 from collections.abc import Callable, Iterator
 from typing import Any
 
 import numpy as np
 import torch
+from parts import Row, printed
 from torch import Tensor, nn
 from torch.nn.functional import cross_entropy
 
@@ -19,7 +18,6 @@ from seepage import Batch, FedSGD, Images, Model, Noise, stream, zoo
 from seepage.analysis import bounds, utility
 from seepage.analysis.bounds import Channel, Gaussian
 
-Row = tuple[str, str]
 Array = np.ndarray[Any, Any]
 FORM = Images((1, 8, 8), 10)
 
@@ -287,11 +285,4 @@ PARTS = {
 
 
 if __name__ == "__main__":
-    torch.set_num_threads(1)
-    rows = []
-    for part in sys.argv[1:] or PARTS:
-        for name, got in PARTS[part]():
-            print(json.dumps({"part": part, "name": name, "got": got}), flush=True)
-            rows.append((name, got))
-    for name, got in rows:
-        print(f"| {name} | {got} |")
+    printed(PARTS)

@@ -7,11 +7,11 @@ import dataclasses
 import itertools
 import json
 import math
-import sys
 from collections.abc import Iterator
 
 import numpy as np
 import torch
+from parts import Row, printed
 from torch import Tensor
 from torch.nn.functional import cross_entropy
 
@@ -41,7 +41,6 @@ from seepage.attacks.adaptive.attack import ways
 from seepage.defenses.precode import precode
 from seepage.guard import dp
 
-Row = tuple[str, str]
 FORM = Images((1, 8, 8), 10)
 
 
@@ -229,11 +228,4 @@ PARTS = {
 
 
 if __name__ == "__main__":
-    torch.set_num_threads(1)
-    rows = []
-    for part in sys.argv[1:] or PARTS:
-        for name, got in PARTS[part]():
-            print(json.dumps({"part": part, "name": name, "got": got}), flush=True)
-            rows.append((name, got))
-    for name, got in rows:
-        print(f"| {name} | {got} |")
+    printed(PARTS)
