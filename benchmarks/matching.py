@@ -3,20 +3,19 @@
     python benchmarks/matching.py [--rounds 15] [--only ViT] [--memory]
 
 One thread, one example of 32x32, interleaved rounds, the median of each. Prints a JSON line for
-each network and a table. With --memory: the peak of a process with a
-network and eight examples, at rest, after three steps of training, and after a search that begins
-(it checks its step against autograd's) and makes three steps; then of these steps alone.
+each network and a table. With --memory, for eight examples: what a training step holds of tensors
+at its peak, the model's own among them, and a search as it begins (it checks its step against
+autograd's), and in its steps.
 """
 
 import argparse
-import ctypes
+import itertools
 import json
-import multiprocessing
 from collections.abc import Callable
-from concurrent.futures import ProcessPoolExecutor
-from pathlib import Path
+from typing import Any
 
 import torch
+from torch.profiler import ProfilerActivity, profile
 
 from seepage.papers.matching_cost import NETWORKS, example, measured, steps, training
 
@@ -55,32 +54,30 @@ def _arguments() -> argparse.Namespace:
 
 
 def memory(names: list[str]) -> None:
-    """Each in a process of its own, since what a process has freed stays with it."""
-    fresh = multiprocessing.get_context("spawn")
+    """Megabytes of tensors alive at once, counted from every allocation: no noise in them."""
     for name in names:
-        row: dict[str, object] = {"network": name}
-        for kind in ("rest", "training", "search", "its steps"):
-            with ProcessPoolExecutor(1, mp_context=fresh) as one:
-                row[f"{kind} MB"] = one.submit(peak, name, kind).result()
-        print(json.dumps(row), flush=True)
+        model, batch = example(name, 8)
+        own = sum(t.nbytes for t in model.state.values()) / 2**20
+        training_step, _, _ = peak(lambda model=model, batch=batch: training(model, batch))
+        begun, held, runs = peak(lambda model=model, batch=batch: steps(model, batch))
+        row = {"network": name, "model": own, "training": own + training_step}
+        row |= {"begins": own + begun, "steps": own + held + peak(runs["step"])[0]}
+        row |= {"usual loop": own + held + peak(runs["plain"])[0]}
+        ratios = {f"{k}/training": row[k] / row["training"] for k in ("begins", "steps")}
+        print(
+            json.dumps({k: v if k == "network" else round(v, 2) for k, v in (row | ratios).items()})
+        )
 
 
-def peak(name: str, kind: str) -> int:
-    """The most memory that this process has held, in megabytes (Linux)."""
-    torch.set_num_threads(1)
-    given = example(name, 8)
-    runs: dict[str, Callable[[], object]] = {
-        "rest": lambda: None,
-        "training": lambda: training(*given),
-    }
-    run = runs.get(kind) or steps(*given)["step"]
-    if kind == "its steps":
-        ctypes.CDLL(None).malloc_trim(0)
-        Path("/proc/self/clear_refs").write_text("5")
-    for _ in range(3):
-        run()
-    status = Path("/proc/self/status").read_text()
-    return int(status.split("VmHWM:")[1].split()[0]) // 1024
+def peak(run: Callable[[], Any]) -> tuple[float, float, Any]:
+    """The most megabytes that a run allocates at once, those that its answer keeps, the answer."""
+    run()
+    with profile(activities=[ProfilerActivity.CPU], profile_memory=True) as seen:
+        answer = run()
+    events = [e for e in seen.profiler.kineto_results.events() if e.name() == "[memory]"]
+    events.sort(key=lambda event: event.start_ns())
+    sums = list(itertools.accumulate(event.nbytes() for event in events)) or [0]
+    return max(sums) / 2**20, sums[-1] / 2**20, answer
 
 
 if __name__ == "__main__":

@@ -84,6 +84,20 @@ def test_convolutions(
         assert same(net, batch, Images((4, 9, 8), classes=3), FedSGD()) < 1e-13
 
 
+@pytest.mark.parametrize("kernel", [4, (2, 3)])
+def test_convolutions_whose_windows_tile_the_image(kernel: int | tuple[int, int]) -> None:
+    """Pixels beyond the last whole window have no influence."""
+    batch = Batch(torch.rand(2, 3, 9, 8, generator=stream(0, "x")).double(), torch.tensor([0, 2]))
+    torch.manual_seed(0)
+    net = nn.Sequential(nn.Conv2d(3, 8, kernel, kernel), nn.Tanh(), nn.Flatten(), nn.LazyLinear(3))
+    net(batch.x.float())
+    form = Images((3, 9, 8), classes=3)
+    model = Model.of(net, functional.cross_entropy, form)
+    assert type(searchable(model).module[0]).__name__ == "Patches"  # type: ignore[index]
+    for client in (FedSGD(), FedAvg(epochs=2, batch_size=1, lr=0.1)):
+        assert same(net, batch, form, client) < 1e-13
+
+
 def randomised(module: nn.Module) -> nn.Module:
     """Statistics and scales as after training, so that no term of theirs is zero."""
     rng = stream(5, "statistics")
@@ -93,6 +107,23 @@ def randomised(module: nn.Module) -> nn.Module:
             for tensor in (*filter(torch.is_tensor, statistics), layer.weight, layer.bias):
                 tensor.data = 0.5 + torch.rand(tensor.shape, generator=rng)
     return module
+
+
+def test_layer_normalisation_from_any_of_its_gradients() -> None:
+    """An objective may leave out weights or biases: then their cotangents are absent."""
+    plain = randomised(nn.Sequential(nn.LayerNorm(7))).double()
+    form = Images((3, 5, 7), classes=7)
+    fast = searchable(Model.of(plain, functional.cross_entropy, form)).module
+    rng = stream(0, "normalised")
+    x = torch.randn(2, 3, 5, 7, generator=rng, dtype=torch.float64, requires_grad=True)
+    for kept in ([0], [1], [2], [0, 2], [0, 1, 2]):
+        slopes = []
+        for net in (plain, fast):
+            leaves = [x, *net.requires_grad_().parameters()]
+            found = torch.autograd.grad(net(x).sin().sum(), leaves, create_graph=True)
+            chosen = [found[i] for i in kept]
+            slopes.append(torch.autograd.grad(chosen, x, [g.detach().cos() for g in chosen])[0])
+        assert torch.allclose(slopes[0], slopes[1], rtol=1e-11, atol=1e-12)
 
 
 CLIENTS = [
@@ -124,14 +155,27 @@ def test_what_does_not_fit_is_left_alone() -> None:
         nn.Conv2d(3, 3, 3, padding="same"),
         nn.Conv2d(3, 3, 3, padding=1, padding_mode="reflect"),
         nn.BatchNorm2d(3, affine=False),
+        nn.LayerNorm((8, 8)),
+        nn.LayerNorm(8, bias=False),
+        nn.Conv2d(3, 3, 2, 2, padding=1),
         nn.Conv2d(3, 3, 3),
     )
     form = Images((3, 8, 8), classes=3)
     model = Model.of(nn.Sequential(net, nn.Flatten()), nn.functional.cross_entropy, form)
     kinds = [type(layer).__name__ for layer in searchable(model).module[0]]  # type: ignore[index]
-    assert kinds == ["Conv2d", "Conv2d", "BatchNorm2d", "Convolution"]
-    assert type(model.module[0][3]) is nn.Conv2d  # type: ignore[index]
+    plain = ["Conv2d", "Conv2d", "BatchNorm2d", "LayerNorm", "LayerNorm"]
+    assert kinds == [*plain, "Convolution", "Convolution"]
+    assert type(model.module[0][6]) is nn.Conv2d  # type: ignore[index]
     assert list(searchable(model).module.state_dict()) == list(model.module.state_dict())
+
+
+def test_the_search_shares_the_networks_tensors() -> None:
+    """A copy of every weight for each network of layers would be most of a search's memory."""
+    form = Images((3, 32, 32), classes=8)
+    model = Model.of(zoo.convnet(4, 8, seed=0), functional.cross_entropy, form)
+    own = {p.data_ptr() for p in model.module.parameters()}
+    assert {p.data_ptr() for p in searchable(model).module.parameters()} == own
+    assert {p.data_ptr() for p in model.shell().parameters()} == own
 
 
 class Across(nn.Module):

@@ -93,6 +93,11 @@ class Model:
             )
         return cls(module, params, frozen | dict(module.named_buffers()), loss, form)
 
+    def shell(self) -> nn.Module:
+        """A copy of the network to put hooks and other layers on, which shares its tensors."""
+        tensors = [*self.module.parameters(), *self.module.buffers()]
+        return copy.deepcopy(self.module, {id(tensor): tensor for tensor in tensors})
+
     @property
     def state(self) -> dict[str, Tensor]:
         """Parameters and buffers, as the server broadcasts them."""

@@ -1,6 +1,5 @@
 """The fully connected layer that reads an example directly, found by looking at what enters it."""
 
-import copy
 from collections.abc import Iterable
 from dataclasses import dataclass
 
@@ -69,7 +68,7 @@ def _known(name: str, linear: Iterable[str]) -> str:
 def _fault(model: Model, name: str, probe: Tensor) -> str:
     """Why the layer does not take the example directly, or nothing when it does."""
     seen: list[Tensor] = []
-    module = shared_copy(model)
+    module = model.shell()
     module.get_submodule(name).register_forward_pre_hook(lambda _, given: seen.append(given[0]))
     with torch.no_grad():
         torch.func.functional_call(module, model.state, (probe,))
@@ -84,12 +83,6 @@ def _fault(model: Model, name: str, probe: Tensor) -> str:
     return ""
 
 
-def shared_copy(model: Model) -> nn.Module:
-    """A copy to hang hooks on, without copying a parameter."""
-    tensors = [*model.module.parameters(), *model.module.buffers()]
-    return copy.deepcopy(model.module, {id(tensor): tensor for tensor in tensors})
-
-
 def slopes(model: Model, layer: Layer, x: Tensor) -> tuple[Tensor, Tensor]:
     """For one example, the output (C,) and its derivative by the layer's own output, (C, K)."""
     inner: list[Tensor] = []
@@ -98,7 +91,7 @@ def slopes(model: Model, layer: Layer, x: Tensor) -> tuple[Tensor, Tensor]:
         inner.append(out.detach().requires_grad_())
         return inner[-1]
 
-    module = shared_copy(model)
+    module = model.shell()
     module.get_submodule(layer.name).register_forward_hook(replaced)
     output = torch.func.functional_call(module, model.state, (x[None],))[0]
     every = torch.eye(len(output), dtype=output.dtype, device=output.device)

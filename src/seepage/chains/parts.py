@@ -3,7 +3,6 @@
 Two branches that are added up again, as in a residual block, count as one part.
 """
 
-import copy
 import dataclasses
 import operator
 from collections.abc import Callable, Iterator
@@ -33,7 +32,7 @@ def parts(model: Model, x: Tensor, who: str) -> list[Part]:
     try:
         graph = fx.Tracer().trace(model.module)
     except Exception:  # noqa: BLE001 - tracing runs foreign code, and may raise anything
-        return _hooked(dataclasses.replace(model, module=copy.deepcopy(model.module)), x)
+        return _hooked(dataclasses.replace(model, module=model.shell()), x)
     return list(_followed(graph, model.module, who))
 
 

@@ -1,7 +1,5 @@
 """Perturbed representations."""
 
-import copy
-
 import torch
 from torch import Generator, Tensor, nn
 
@@ -103,7 +101,7 @@ class _Reader(nn.Module):
 
 def layer_input(model: Model, x: Tensor, layer: str) -> Tensor:
     """What a layer of the network is given."""
-    module = copy.deepcopy(model.module)
+    module = model.shell()
     parent, _, own = layer.rpartition(".")
     setattr(module.get_submodule(parent), own, _Reader())
     state = {name: t for name, t in model.state.items() if not name.startswith(f"{layer}.")}

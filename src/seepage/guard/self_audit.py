@@ -1,6 +1,5 @@
 """Ask before sharing: which of my own examples could be read off this very update?"""
 
-import copy
 import dataclasses
 from collections.abc import Callable
 
@@ -165,7 +164,7 @@ def _rare(z: Tensor) -> float:
 
 def _traced(model: Model, batch: Batch) -> dict[str, tuple[Tensor, Tensor, Tensor]]:
     """For each linear layer on one vector an example: inputs (n, N), z (n, k), dL/dz (k, n)."""
-    module = copy.deepcopy(model.module)
+    module = model.shell()
     inputs: dict[str, list[Tensor]] = {}
     outputs: dict[str, list[Tensor]] = {}
     for name, part in module.named_modules():

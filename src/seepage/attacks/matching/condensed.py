@@ -51,7 +51,8 @@ class Goal:
 
     def cotangent(self, slopes: Tensor, gradient: Tensor) -> Tensor:
         """2 s_own G + s_cross g, the derivative in G, written over G."""
-        along, towards = 2 * float(slopes[0]), float(slopes[1])
+        half, towards, _ = slopes.tolist()
+        along = 2 * half
         if towards == 1:
             return torch.add(self.observed, gradient, alpha=along, out=gradient)
         if along == 1:

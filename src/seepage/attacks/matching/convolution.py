@@ -17,6 +17,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from seepage.attacks.matching.attention import unseen
 from seepage.attacks.matching.condensed import Fixed, Goal, placeholder
 
 Pair = tuple[int, ...]
@@ -114,7 +115,10 @@ class _Slopes(torch.autograd.Function):
     def backward(ctx: Any, *cotangents: Tensor | None) -> tuple[Tensor | None, ...]:
         (a, big, b), (delta, x, weight) = cotangents, ctx.saved_tensors
         if big is not None and ctx.shape.goal is not None:
-            big = ctx.shape.goal.cotangent(big, ctx.gradient)
+            # Let go of here: the graph outlives its use by the rest of the pass.
+            gradient, ctx.gradient = ctx.gradient, None
+            big = ctx.shape.goal.cotangent(big, gradient)
+            del gradient
         back = _convolved(ctx.shape, (a, weight), (x, big), b)
         if back is None and b is not None:
             back = b.view(1, -1, 1, 1).expand_as(delta)
@@ -155,5 +159,4 @@ class Convolution(nn.Module):
     def forward(self, x: Tensor) -> Tensor:
         known = self.fixed
         weights = (self.weight, None) if known is None else (known.weight, self.weight)
-        output: Tensor = _Convolve.apply(x, weights[0], self.bias, self.shape, weights[1])  # type: ignore[no-untyped-call]
-        return output
+        return unseen(_Convolve, x, weights[0], self.bias, self.shape, weights[1])

@@ -1,15 +1,17 @@
 """Networks on layers made for searching."""
 
-import copy
 import dataclasses
 from collections.abc import Collection, Mapping
 
 from torch import Tensor, nn
 
+from seepage import tree
 from seepage.attacks.matching.condensed import Fixed, laid
 from seepage.attacks.matching.convolution import Convolution
+from seepage.attacks.matching.layernorm import LayerNormalisation
 from seepage.attacks.matching.linear import Dense
 from seepage.attacks.matching.normalisation import Normalisation
+from seepage.attacks.matching.patches import Patches, tiles
 from seepage.attacks.matching.rectifier import SmoothRectifier
 from seepage.core import Model
 
@@ -29,7 +31,7 @@ def searchable(model: Model, observed: Mapping[str, Tensor] | None = None) -> Mo
     >>> type(fast.module.conv2).__name__
     'Convolution'
     """
-    module = copy.deepcopy(model.module)
+    module = model.shell()
     params = {name: laid(p) if p.numel() >= _SMALL else p for name, p in model.params.items()}
     known = observed or {}
     goals = {name: known[name] for name in condensed(model, known)}
@@ -41,7 +43,8 @@ def searchable(model: Model, observed: Mapping[str, Tensor] | None = None) -> Mo
             if made is not None:
                 setattr(parent, name, made)
     short = {name: params[name].new_zeros(3) for name in goals}
-    return dataclasses.replace(model, module=module.eval(), params={**params, **short})
+    leaves = tree.mapped(lambda p: p.detach().requires_grad_(), params | short)
+    return dataclasses.replace(model, module=module.eval(), params=leaves)
 
 
 def condensed(model: Model, observed: Collection[str]) -> list[str]:
@@ -69,11 +72,13 @@ def _simple(plain: nn.Module) -> bool:
 
 def _made(plain: nn.Module, fixed: Fixed | None) -> nn.Module | None:
     if isinstance(plain, nn.Conv2d) and _simple(plain):
-        return Convolution(plain, fixed)
+        return Patches(plain, fixed) if tiles(plain) else Convolution(plain, fixed)
     if isinstance(plain, nn.Linear) and fixed is not None:
         return Dense(plain, fixed)
     if type(plain) is nn.BatchNorm2d and plain.affine and plain.track_running_stats:
         return Normalisation(plain) if plain.momentum is not None else None
+    if type(plain) is nn.LayerNorm and plain.bias is not None and len(plain.normalized_shape) == 1:
+        return LayerNormalisation(plain)
     if type(plain) is nn.GELU and plain.approximate == "none":
         return SmoothRectifier()
     return None

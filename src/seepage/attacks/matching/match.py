@@ -30,7 +30,7 @@ class Match:
     groups: list[list[str]]
     goals: list[Tensor]
     weights: list[float]
-    room: list[Tensor]
+    room: dict[int, Tensor]
     length: float
 
     @classmethod
@@ -42,8 +42,7 @@ class Match:
         groups = list(_groups(observed, weights)) if summed else [[name] for name in observed]
         goals = [_gathered(observed, group) for group in groups]
         of_groups = [weights[group[0]] for group in groups]
-        room = [torch.empty_like(g) for g in goals]
-        return cls(objective, observed, groups, goals, of_groups, room, length_of(goals, of_groups))
+        return cls(objective, observed, groups, goals, of_groups, {}, length_of(goals, of_groups))
 
     @property
     def alone(self) -> dict[str, Tensor]:

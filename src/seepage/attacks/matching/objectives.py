@@ -26,15 +26,16 @@ _FLOOR, _NEAR = 1e-20, 0.9
 class Sides:
     """The simulated and the observed update, each tensor's weight, and room for the derivative.
 
-    The room is written over at every call: fresh memory of a network's size costs more than the
-    arithmetic on it. `length` is that of the weighted observed update. In places named by `short`
-    the simulated tensor is given by three numbers (see `condensed`), and so is its derivative.
+    The room, filled where it is needed, is written over at every call: fresh memory of a network's
+    size costs more than the arithmetic on it. `length` is that of the weighted observed update. In
+    places named by `short` the simulated tensor is given by three numbers (see `condensed`), and so
+    is its derivative.
     """
 
     given: Sequence[Tensor]
     observed: Sequence[Tensor]
     weights: Sequence[float]
-    room: Sequence[Tensor]
+    room: dict[int, Tensor]
     length: float
     short: Collection[int] = ()
 
@@ -43,8 +44,7 @@ class Sides:
         cls, given: Sequence[Tensor], observed: Sequence[Tensor], weights: Sequence[float]
     ) -> "Sides":
         """Both sides, with fresh room."""
-        room = [torch.empty_like(g) for g in observed]
-        return cls(given, observed, weights, room, length_of(observed, weights))
+        return cls(given, observed, weights, {}, length_of(observed, weights))
 
     def dots(self) -> tuple[float, float]:
         """sum_l w <G, G> and sum_l w <G, g>: both at once, while G is in the processor's cache."""
@@ -70,6 +70,12 @@ class Sides:
             for i in range(len(self.given))
         ]
 
+    def place(self, i: int) -> Tensor:
+        """Room of the size of a tensor."""
+        if i not in self.room:
+            self.room[i] = torch.empty_like(self.observed[i])
+        return self.room[i]
+
     def square(self, lines: Sequence[Tensor], scale: float) -> float:
         """sum_l w ||g - scale G||^2, from the lines."""
         parts = [
@@ -90,7 +96,7 @@ class Sides:
 
     def _line(self, i: int, scale: float, sign: float) -> Tensor:
         signed = sign * self.weights[i]
-        v = torch.add(self.observed[i], self.given[i], alpha=-scale, out=self.room[i])
+        v = torch.add(self.observed[i], self.given[i], alpha=-scale, out=self.place(i))
         return v if signed == 1 else v.mul_(signed)
 
 
@@ -203,8 +209,8 @@ class TAG:
         _check("TAG", self.weights, self.task)
 
     def __call__(self, sides: Sides) -> Misfit:
-        triples = zip(sides.given, sides.observed, sides.room, strict=True)
-        rests = [torch.sub(G, g, out=v) for G, g, v in triples]
+        pairs = enumerate(zip(sides.given, sides.observed, strict=True))
+        rests = [torch.sub(G, g, out=sides.place(i)) for i, (G, g) in pairs]
         scaled = [self.alpha * w for w in sides.weights]
         parts = [dot(r, r) + a * r.abs().sum() for a, r in zip(scaled, rests, strict=True)]
         slopes = [

@@ -151,17 +151,14 @@ class Problem:
 
 def matched(problem: Problem, update: tree.Tensors, leaves: Sequence[Tensor]) -> Problem:
     """The problem over those tensors of the update that a candidate has influence on."""
-    with torch.enable_grad():
-        held = [leaf.detach().requires_grad_() for leaf in leaves]
-        given = problem.exact(problem.units.x(problem.u(held)), problem.target(held))
-    touched = [name for name in update if name in given and given[name].requires_grad]
+    touched = _influenced(problem, leaves) & update.keys()
     if not touched:
         raise InvalidInput(
             f"the believed client {problem.exact.client!r} gives an update that no candidate can "
             "influence, so there is nothing to match. Pass the client that made it (client=)."
         )
     like = problem.units.center
-    observed = {name: update[name].to(like) for name in touched}
+    observed = {name: g.to(like) for name, g in update.items() if name in touched}
     if not any(bool(g.any()) for g in observed.values()):
         raise InvalidInput(
             "the update is zero everywhere, and every direction matches it. Look at the client: "
@@ -173,6 +170,14 @@ def matched(problem: Problem, update: tree.Tensors, leaves: Sequence[Tensor]) ->
     return _quickened(dataclasses.replace(problem, match=match), leaves)
 
 
+def _influenced(problem: Problem, leaves: Sequence[Tensor]) -> set[str]:
+    """The tensors of the update that a candidate has influence on."""
+    with torch.enable_grad():
+        held = [leaf.detach().requires_grad_() for leaf in leaves]
+        given = problem.exact(problem.units.x(problem.u(held)), problem.target(held))
+    return {name for name, g in given.items() if g.requires_grad}
+
+
 def _quickened(problem: Problem, leaves: Sequence[Tensor]) -> Problem:
     """The problem on layers made for searching, where they give the very slope that autograd does.
 
@@ -182,7 +187,8 @@ def _quickened(problem: Problem, leaves: Sequence[Tensor]) -> Problem:
     wanted = plain.slope(leaves).leaves
     length = torch.stack([slope.norm() for slope in wanted]).norm()
     for simulator in _faster(problem):
-        fast = dataclasses.replace(problem, fast=simulator.tapped(problem.tapped))
+        match = dataclasses.replace(problem.match, room={})
+        fast = dataclasses.replace(problem, fast=simulator.tapped(problem.tapped), match=match)
         try:
             found = fast.slope(leaves).leaves
         except RuntimeError:  # of torch: a transform that custom functions have no rule for

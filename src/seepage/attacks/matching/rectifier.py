@@ -1,4 +1,4 @@
-"""The exact GELU with its derivatives kept, so that each is computed once in a step."""
+"""The exact GELU with its derivative kept, so that it is computed once in a step."""
 
 import math
 from typing import Any
@@ -6,7 +6,9 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-_PEAK, _HALF = 1 / math.sqrt(2 * math.pi), 1 / math.sqrt(2)
+from seepage.attacks.matching.attention import unseen
+
+_PEAK = 1 / math.sqrt(2 * math.pi)
 
 
 class _Gelu(torch.autograd.Function):
@@ -14,9 +16,8 @@ class _Gelu(torch.autograd.Function):
 
     @staticmethod
     def forward(ctx: Any, x: Tensor) -> Tensor:
-        below = torch.erf(x * _HALF).add_(1).mul_(0.5)
-        ctx.save_for_backward(x, torch.addcmul(below, x, _bell(x)))
-        return below.mul_(x)
+        ctx.save_for_backward(x, torch.ops.aten.gelu_backward(torch.ones_like(x), x))
+        return nn.functional.gelu(x)
 
     @staticmethod
     def backward(ctx: Any, *cotangents: Tensor) -> Tensor:
@@ -39,17 +40,14 @@ class _GeluSlope(torch.autograd.Function):
     @staticmethod
     def backward(ctx: Any, *cotangents: Tensor) -> tuple[Tensor, Tensor, None]:
         (a,), (delta, x, slope) = cotangents, ctx.saved_tensors
-        bent = _bell(x).mul_((x * x).neg_().add_(2)).mul_(a).mul_(delta)
+        square = x * x
+        bell = (square * -0.5).exp_()
+        bent = square.neg_().add_(2).mul_(bell).mul_(a).mul_(delta).mul_(_PEAK)
         return a * slope, bent, None
-
-
-def _bell(x: Tensor) -> Tensor:
-    return (x * x).mul_(-0.5).exp_().mul_(_PEAK)
 
 
 class SmoothRectifier(nn.Module):
     """`GELU`, for searching: it has no third derivative."""
 
     def forward(self, x: Tensor) -> Tensor:
-        output: Tensor = _Gelu.apply(x)  # type: ignore[no-untyped-call]
-        return output
+        return unseen(_Gelu, x)

@@ -1,6 +1,5 @@
 """The believed client, run on a candidate, and what its network computed on the way."""
 
-import copy
 import dataclasses
 from collections.abc import Callable, Iterable
 from contextlib import AbstractContextManager, nullcontext
@@ -41,7 +40,7 @@ class Simulator:
         wanted = list(names)
         if not wanted:
             return self
-        module, inputs = copy.deepcopy(self.model.module), dict[str, Tensor]()
+        module, inputs = self.model.shell(), dict[str, Tensor]()
         for name in wanted:
             module.get_submodule(name).register_forward_pre_hook(_tap(inputs, name))
         model = dataclasses.replace(self.model, module=module)

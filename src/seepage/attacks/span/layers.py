@@ -96,7 +96,7 @@ def stack_of(model: Model, activation: Activation | None = None) -> Stack:
 
 def inputs_of(model: Model, layer: Layer) -> Callable[[Tensor], Tensor]:
     """The features that a layer reads, as a differentiable function of the network's input."""
-    module = copy.deepcopy(model.module)
+    module = model.shell()
     seen: list[Tensor] = []
     part = module.get_submodule(layer.name)
     part.register_forward_pre_hook(lambda _, given: seen.append(given[0]))
@@ -121,7 +121,7 @@ def _watched(model: Model) -> tuple[Tensor, Tensor, list[_Call]]:
 
 
 def _watch(model: Model, dtype: torch.dtype) -> tuple[Tensor, Tensor, list[_Call]]:
-    module, calls = _shell(model.module), list[_Call]()
+    module, calls = model.shell(), list[_Call]()
     for name, part in module.named_modules():
         if not any(True for _ in part.children()):
             part.register_forward_hook(_recorder(name, calls))
@@ -130,12 +130,6 @@ def _watch(model: Model, dtype: torch.dtype) -> tuple[Tensor, Tensor, list[_Call
     with torch.no_grad():
         output: Tensor = torch.func.functional_call(module, state, (x,))
     return x, output, calls
-
-
-def _shell(module: nn.Module) -> nn.Module:
-    """A copy to put hooks on, which shares the tensors: they may fill the memory."""
-    tensors = [*module.parameters(), *module.buffers()]
-    return copy.deepcopy(module, {id(tensor): tensor for tensor in tensors})
 
 
 def _recorder(
