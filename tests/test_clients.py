@@ -200,8 +200,7 @@ def test_tied_weights_are_shared_once() -> None:
 
 
 @pytest.mark.parametrize(
-    "client",
-    [FedSGD(), FedSGD("train"), FedAvg(epochs=2, lr=0.2, momentum=0.9), FedAvg(optimizer="adam")],
+    "client", [FedSGD(), FedSGD("train"), FedAvg(epochs=2, lr=0.2, momentum=0.9)]
 )
 def test_a_simulated_update_is_differentiable(client: FedSGD | FedAvg) -> None:
     _, model, batch = made("convolutional")

@@ -60,7 +60,8 @@ class FedAvg:
 
     McMahan et al. 2017, arXiv 1602.05629. Each local step takes the inner client's update of one
     minibatch for its gradient; the optimiser starts fresh, as PyTorch's SGD and Adam do. The order
-    of the examples comes from the client's own stream.
+    of the examples comes from the client's own stream. A step of Adam is nearly a sign: who
+    differentiates through it gets the derivative of a smoother one.
     """
 
     inner: Client = FedSGD()
@@ -130,8 +131,15 @@ def _adam(gradient: Tensors, memory: _Memory, lr: float) -> tuple[dict[str, Tens
         n: (1 - keep_square) * g * g + keep_square * memory.second.get(n, 0)
         for n, g in gradient.items()
     }
-    scale, root = lr / (1 - keep**steps), (1 - keep_square**steps) ** 0.5
-    moved = {n: scale * m / (_root(second[n]) / root + floor) for n, m in first.items()}
+    scale, bias = lr / (1 - keep**steps), (1 - keep_square**steps) ** 0.5
+    roots = {name: _root(square) / bias for name, square in second.items()}
+    moved = {name: scale * m / (roots[name] + floor) for name, m in first.items()}
+    if any(m.requires_grad for m in first.values()):
+        # A step is nearly a sign, whose derivative is nearly zero: who differentiates through it
+        # gets that of a step whose floor is ten times the median root.
+        wide = 10 * tree.flat(roots).detach().median() + floor
+        smooth = {name: scale * m / (roots[name] + wide) for name, m in first.items()}
+        moved = tree.combined(tree.straight_through, moved, smooth)
     return moved, _Memory(first, second, steps)
 
 

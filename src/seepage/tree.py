@@ -23,6 +23,11 @@ def combined(
     return {name: function(tensor, right[name]) for name, tensor in left.items() if name in right}
 
 
+def straight_through(value: Tensor, smooth: Tensor) -> Tensor:
+    """The value of the first with the derivative of the second, for who simulates a client."""
+    return value.detach() + (smooth - smooth.detach()) if smooth.requires_grad else value
+
+
 def subtract(left: Tensors, right: Tensors) -> dict[str, Tensor]:
     """left - right, name by name."""
     return combined(torch.sub, left, right)

@@ -23,8 +23,3 @@ def laplace(like: Tensor, rng: Generator) -> Tensor:
 def mask(size: int, keep: float, like: Tensor, rng: Generator) -> Tensor:
     """Ones with probability `keep`, else zeros."""
     return (torch.rand(size, generator=rng, dtype=torch.float64) < keep).to(like)
-
-
-def straight_through(rounded: Tensor, smooth: Tensor) -> Tensor:
-    """The value of the first with the derivative of the second, for who simulates the client."""
-    return rounded.detach() + (smooth - smooth.detach()) if smooth.requires_grad else rounded

@@ -6,7 +6,7 @@ from torch import Generator, Tensor
 from seepage import tree
 from seepage.checks import at_least
 from seepage.core import Batch, Client, Model, noiseless
-from seepage.defenses.chance import straight_through, uniform
+from seepage.defenses.chance import uniform
 from seepage.tree import Tensors
 from seepage.values import value
 
@@ -29,7 +29,9 @@ class Quantize:
 
     def __call__(self, model: Model, batch: Batch, rng: Generator) -> Tensors:
         update = self.inner(model, batch, rng)
-        return tree.mapped(lambda v: straight_through(self._rounded(v.detach(), rng), v), update)
+        return tree.mapped(
+            lambda v: tree.straight_through(self._rounded(v.detach(), rng), v), update
+        )
 
     def noiseless(self) -> Client:
         return Quantize(noiseless(self.inner), self.bits)

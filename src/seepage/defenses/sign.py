@@ -5,7 +5,6 @@ from torch import Generator, Tensor
 
 from seepage import tree
 from seepage.core import Batch, Client, Model
-from seepage.defenses.chance import straight_through
 from seepage.tree import Tensors
 from seepage.values import value
 
@@ -22,7 +21,7 @@ class Sign:
     def __call__(self, model: Model, batch: Batch, rng: Generator) -> Tensors:
         update = self.inner(model, batch, rng)
         middle = tree.flat(update).detach().abs().median().clamp(min=1e-30)
-        return tree.mapped(lambda u: straight_through(u.sign(), (u / middle).tanh()), update)
+        return tree.mapped(lambda u: tree.straight_through(u.sign(), (u / middle).tanh()), update)
 
     def cell(self, update: Tensors) -> tuple[Tensors, Tensors]:
         """The half-lines of inner updates with these signs."""
