@@ -6,21 +6,13 @@ double precision; nothing here knows of networks.
 
 import math
 from collections.abc import Callable
-from dataclasses import dataclass
-from typing import Any
 
 import numpy as np
 import scipy
-from numpy.typing import NDArray
 
 from seepage.checks import at_least, positive
 from seepage.errors import InvalidInput
-
-Array = NDArray[np.float64]
-
-_TAIL = 1e-12  # the mass that a window of losses may leave out; it is added to delta
-_STEP = 0.0025  # how far T rounded-up losses may move together
-_POINTS = 2**24  # of a grid, at most
+from seepage.losses import Losses, Round, composed
 
 
 def gauss_delta(epsilon: float, mu: float) -> float:
@@ -54,62 +46,19 @@ def gauss_epsilon(delta: float, mu: float) -> float:
     return float(scipy.optimize.brentq(lambda e: gauss_delta(e, mu) - delta, 0, most, xtol=1e-10))
 
 
-@dataclass(frozen=True)
-class Losses:
-    """The distribution of a privacy loss on the grid low, low + step, ...; `beyond` is infinite."""
-
-    low: float
-    step: float
-    mass: Array
-    beyond: float
-
-    @property
-    def values(self) -> Array:
-        return np.asarray(self.low + self.step * np.arange(len(self.mass)), dtype=np.float64)
-
-    def delta(self, epsilon: float) -> float:
-        """delta(e) = sum_(l > e) (1 - e^(e - l)) p_l."""
-        gain = -np.expm1(np.minimum(epsilon - self.values, 0))
-        return float(gain @ self.mass + self.beyond)
-
-    def deltas(self) -> Array:
-        """delta at every point of the grid at once."""
-        above = np.cumsum(self.mass[::-1])[::-1]
-        # delta_k = A_k - E_k, with E_k = p_k + e^-step E_(k+1): no exponential can overflow.
-        discounted = scipy.signal.lfilter([1.0], [1.0, -math.exp(-self.step)], self.mass[::-1])
-        return np.asarray(above - discounted[::-1] + self.beyond)
-
-    def epsilon(self, delta: float) -> float:
-        """The least epsilon >= 0 with delta(epsilon) <= delta."""
-        if self.delta(0.0) <= delta:
-            return 0.0
-        most = float(self.values[-1])
-        if self.beyond >= delta:
-            raise InvalidInput(f"delta={delta} is below what is left out, {_TAIL}: use a larger.")
-        return float(scipy.optimize.brentq(lambda e: self.delta(e) - delta, 0, most + 1, xtol=1e-9))
-
-    def ceiling(self, kappa: float) -> float:
-        """min over e of kappa e^e + delta(e): what an event of chance kappa can come to.
-
-        Every grid point counts, the negative ones too.
-        """
-        values = self.values
-        usable = values < 700
-        reach = kappa * np.exp(values[usable]) + self.deltas()[usable]
-        return float(min(1.0, reach.min()))
-
-
 def losses(rate: float, multiplier: float, rounds: int) -> tuple[Losses, Losses]:
     """The losses of P against Q and of Q against P after T rounds, each composed by FFT.
 
     P = (1-q) N(0, z^2) + q N(1, z^2) and Q = N(0, z^2): one example more, Poisson-sampled with
-    rate q. A round's loss l(x) = log(1 + q expm1((2x - 1) / 2z^2)) is rounded up to a grid of
-    step .0025/T, so the answer errs on the safe side. Koskela et al. 2020, arXiv 1906.03049.
+    rate q. A round's loss l(x) = log(1 + q expm1((2x - 1) / 2z^2)) is put on a grid, the mass
+    between two points on both of them so that P and Q keep theirs: the answer errs on the safe
+    side, by the square of the step. Koskela et al. 2020, arXiv 1906.03049; Doroshenko et al. 2022,
+    arXiv 2207.04380.
     """
     check_mechanism(rate, multiplier, rounds)
     return (
-        _composed(_Round(rate, multiplier, forward=True), rounds),
-        _composed(_Round(rate, multiplier, forward=False), rounds),
+        composed(Round(rate, multiplier, forward=True), rounds),
+        composed(Round(rate, multiplier, forward=False), rounds),
     )
 
 
@@ -182,100 +131,9 @@ def divergence(rate: float, multiplier: float) -> float:
     check_mechanism(rate, multiplier, 1)
     if rate == 1:
         return 1 / (2 * multiplier**2)
-    one = _Round(rate, multiplier, forward=True)
-    x, mass = one.quadrature()
+    one = Round(rate, multiplier, forward=True)
+    x, mass = one.quadrature(40_000)
     return float(mass @ one.loss(x))
-
-
-@dataclass(frozen=True)
-class _Round:
-    """One round seen from one side: the loss is log dP/dQ under P, or log dQ/dP under Q."""
-
-    rate: float
-    multiplier: float
-    forward: bool
-
-    def loss(self, x: Array) -> Array:
-        q, z = self.rate, self.multiplier
-        t = (2 * x - 1) / (2 * z**2)
-        # log(1 + q expm1(t)), and for large t the same without overflow.
-        plain = np.log1p(q * np.expm1(np.minimum(t, 30.0)))
-        far = t + math.log(q) + np.log1p((1 - q) / q * np.exp(-np.maximum(t, 30.0)))
-        value = np.where(t > 30, far, plain)
-        return np.asarray(value if self.forward else -value)
-
-    def where(self, loss: Array) -> Array:
-        """The x with this loss: increasing in the loss forward, decreasing backward."""
-        q, z = self.rate, self.multiplier
-        value = loss if self.forward else -loss
-        with np.errstate(divide="ignore", invalid="ignore"):
-            small = np.log1p(np.expm1(np.minimum(value, 30.0)) / q)
-        large = value - math.log(q) + np.log1p(-(1 - q) * np.exp(-np.maximum(value, 30.0)))
-        t = np.where(value > 30, large, np.nan_to_num(small, nan=-np.inf, neginf=-np.inf))
-        return np.asarray(z**2 * t + 0.5)
-
-    def below(self, loss: Array) -> Array:
-        """The probability of a smaller or equal loss."""
-        x, z, ndtr = self.where(loss), self.multiplier, scipy.special.ndtr
-        if self.forward:
-            q = self.rate
-            return np.asarray((1 - q) * ndtr(x / z) + q * ndtr((x - 1) / z))
-        return np.asarray(ndtr(-x / z))
-
-    def reach(self) -> tuple[float, float]:
-        """All x but a negligible mass."""
-        return -9.0 * self.multiplier, 9.0 * self.multiplier + (1 if self.forward else 0)
-
-    def quadrature(self) -> tuple[Array, Array]:
-        """Points x and the mass that each stands for."""
-        edges = np.linspace(*self.reach(), 40_001)
-        x, z, width = (edges[1:] + edges[:-1]) / 2, self.multiplier, edges[1] - edges[0]
-        density = np.exp(-((x / z) ** 2) / 2)
-        if self.forward:
-            q = self.rate
-            density = (1 - q) * density + q * np.exp(-(((x - 1) / z) ** 2) / 2)
-        mass = density * width / (z * math.sqrt(2 * math.pi))
-        return x, mass / mass.sum()
-
-
-def _composed(one: _Round, rounds: int) -> Losses:
-    low, high = _window(one, rounds)
-    ends = one.loss(np.array(one.reach()))
-    # Very little noise spreads the losses far: the grid is then coarser, and errs further upward.
-    step = max(_STEP / rounds, float(max(high - low, np.ptp(ends))) / _POINTS)
-    first, mass = _rounded_up(one, step)
-    size = scipy.fft.next_fast_len(math.ceil((high - low) / step) + 2, real=True)
-    # Losses are counted modulo the window: beyond it there is no mass to speak of.
-    places = (first + np.arange(len(mass))) % size
-    wrapped = np.bincount(places, weights=mass, minlength=size)
-    spectrum: Any = scipy.fft.rfft(wrapped)
-    total = np.maximum(scipy.fft.irfft(spectrum**rounds, size), 0)
-    start = math.floor(low / step)
-    lost = rounds * max(0.0, 1 - float(mass.sum()))
-    return Losses(start * step, step, np.roll(total, -(start % size)), _TAIL + lost)
-
-
-def _rounded_up(one: _Round, step: float) -> tuple[int, Array]:
-    """The number of the first grid point, and the mass of ((k-1) step, k step] put at k step."""
-    ends = sorted(float(one.loss(np.array([x]))[0]) for x in one.reach())
-    first, last = math.floor(ends[0] / step), math.ceil(ends[1] / step)
-    edges = one.below(step * np.arange(first, last + 1, dtype=np.float64))
-    mass = np.diff(edges)
-    mass[0] += edges[0]  # what is below the first point is put up there too
-    return first + 1, np.maximum(mass, 0)
-
-
-def _window(one: _Round, rounds: int) -> tuple[float, float]:
-    """Where all but the tail of the summed loss lies, by Chernoff's bound on either side."""
-    x, mass = one.quadrature()
-    loss, log_tail = one.loss(x), math.log(2 / _TAIL)
-    highs, lows = [], []
-    for tilt in np.geomspace(1e-2, 1e3, 41):
-        up = float(scipy.special.logsumexp(tilt * loss, b=mass))
-        down = float(scipy.special.logsumexp(-tilt * loss, b=mass))
-        highs.append((rounds * up + log_tail) / tilt)
-        lows.append(-(rounds * down + log_tail) / tilt)
-    return max(lows) - 2 * _STEP, min(highs) + 2 * _STEP
 
 
 def check_delta(delta: float) -> None:
