@@ -85,7 +85,6 @@ CLIENTS = [
     FedSGD("train"),
     FedAvg(epochs=2, batch_size=1, lr=0.1),
     FedAvg(epochs=2, lr=0.1, momentum=0.9, weight_decay=0.1),
-    FedAvg(epochs=2, lr=0.01, optimizer="adam", shuffle=False),
     Prune(FedSGD(), ratio=0.5),
     Clip(FedSGD(), norm=0.1),
     Noise(FedSGD(), std=0.01),
