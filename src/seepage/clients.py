@@ -135,9 +135,8 @@ def _adam(gradient: Tensors, memory: _Memory, lr: float) -> tuple[dict[str, Tens
     roots = {name: _root(square) / bias for name, square in second.items()}
     moved = {name: scale * m / (roots[name] + floor) for name, m in first.items()}
     if any(m.requires_grad for m in first.values()):
-        # A step is nearly a sign, whose derivative is nearly zero: who differentiates through it
-        # gets that of a step whose floor is ten times the median root.
-        wide = 10 * tree.flat(roots).detach().median() + floor
+        # Nearly a sign, whose derivative is nearly zero: who follows it gets a smoother step's.
+        wide = tree.blur(roots) + floor
         smooth = {name: scale * m / (roots[name] + wide) for name, m in first.items()}
         moved = tree.combined(tree.straight_through, moved, smooth)
     return moved, _Memory(first, second, steps)

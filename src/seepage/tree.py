@@ -28,6 +28,15 @@ def straight_through(value: Tensor, smooth: Tensor) -> Tensor:
     return value.detach() + (smooth - smooth.detach()) if smooth.requires_grad else value
 
 
+def blur(tensors: Tensors) -> Tensor:
+    """How wide the jump of a sign is made for who differentiates through it.
+
+    A third of the mean entry. (Of a median that is zero, as where most of a candidate's pixels are
+    black, a search would never come back.)
+    """
+    return flat(tensors).detach().abs().mean().clamp(min=1e-30) / 3
+
+
 def subtract(left: Tensors, right: Tensors) -> dict[str, Tensor]:
     """left - right, name by name."""
     return combined(torch.sub, left, right)
