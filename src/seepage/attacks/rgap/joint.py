@@ -22,6 +22,8 @@ from seepage.tree import Tensors
 
 _HARD = 1e5
 _EXACT = 1e-5
+# Iterations of an inner solve: half of the unknowns. Where it stops earlier, signs settle wrong.
+_SOLVE = 1500
 
 
 @dataclass(frozen=True, eq=False)
@@ -148,10 +150,9 @@ def _damped(
     """One Levenberg-Marquardt step, [F'; sqrt(lambda)] v = [-F; 0]; lambda grows until it helps."""
     f = residual(x)
     size, operator, n = float(f.norm()), tangent(x), x.numel()
+    right, most = torch.cat([-f, f.new_zeros(n)]), max(_SOLVE, n // 2)
     for _ in range(8):
-        v = lsmr(
-            _ridged(operator, math.sqrt(damping), n), torch.cat([-f, f.new_zeros(n)]), 1e-8, 1500
-        ).x
+        v = lsmr(_ridged(operator, math.sqrt(damping), n), right, 1e-8, most).x
         trial = x + v.view_as(x)
         if float(residual(trial).norm()) < size:
             return trial, damping / 5, True
