@@ -9,7 +9,7 @@ from seepage import papers
 from seepage.papers.claims import Claim
 
 NAMES = {
-    "believed": 6,
+    "believed": 7,
     "dlg": 2,
     "finisher": 3,
     "inverting_gradients": 4,

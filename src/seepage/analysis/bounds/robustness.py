@@ -11,7 +11,6 @@ from seepage import accounting
 from seepage.analysis.bounds.bound import Bound
 from seepage.checks import at_least, positive
 from seepage.errors import InvalidInput
-from seepage.losses import Array
 
 _INFORMED = "the attacker may know all other examples"
 
@@ -98,7 +97,7 @@ def drawn(
 
 def _summed(
     random: np.random.Generator, rounds: int, draws: int, how: tuple[float, float, float]
-) -> Array:
+) -> accounting.Array:
     """T losses added up: `how` is the chance that the record is in, the rate, and z."""
     present, rate, z = how
     total = np.zeros(draws)

@@ -1,4 +1,4 @@
-"""Privacy accounting of Gaussian noise, tight: full batches in closed form, Poisson samples by FFT.
+"""What rounds of Gaussian noise come to: epsilon, delta, and the noise that is enough.
 
 z is the noise multiplier (standard deviation over sensitivity) and T the number of rounds. All in
 double precision; nothing here knows of networks.
@@ -10,9 +10,9 @@ from collections.abc import Callable
 import numpy as np
 import scipy
 
+from seepage.accounting.grid import Losses, Round, composed
 from seepage.checks import at_least, positive
 from seepage.errors import InvalidInput
-from seepage.losses import Losses, Round, composed
 
 
 def gauss_delta(epsilon: float, mu: float) -> float:
