@@ -72,6 +72,14 @@ def test_many_rounds_drift_no_further_than_few() -> None:
             assert exact - 1e-9 <= side.epsilon(1e-5) <= exact + 1e-4
 
 
+@pytest.mark.parametrize(("rate", "multiplier", "rounds"), [(0.3, 0.2, 5), (0.01, 0.3, 50)])
+def test_a_bounded_loss_stays_near_its_bound(rate: float, multiplier: float, rounds: int) -> None:
+    """An example less moves a round's loss by at most -log(1 - q), whatever the noise."""
+    _, backward = accounting.losses(rate, multiplier, rounds)
+    most = -rounds * math.log1p(-rate)
+    assert 0.98 * most < backward.epsilon(1e-9) <= most + 0.001
+
+
 def test_all_deltas_at_once_are_the_single_ones() -> None:
     forward, _ = accounting.losses(0.3, 1.0, 3)
     at_once = forward.deltas()

@@ -1,6 +1,6 @@
 """Privacy accounting of Gaussian noise: full batches in closed form, Poisson samples by FFT."""
 
-from seepage.accounting.grid import Array, Losses
+from seepage.accounting.grid import Array
 from seepage.accounting.rounds import (
     bisected,
     check_delta,
@@ -16,7 +16,6 @@ from seepage.accounting.rounds import (
 
 __all__ = [
     "Array",
-    "Losses",
     "bisected",
     "check_delta",
     "check_mechanism",

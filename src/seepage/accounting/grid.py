@@ -16,7 +16,7 @@ _TAIL = 1e-12  # the mass that a window of losses may leave out; it is added to 
 _STEP = 0.0025  # of a grid, at most
 _DRIFT = 1e-5  # how far T losses put on the grid may move together
 _FINE = 50  # steps in the standard deviation of one loss, at least
-_POINTS = 2**24  # of a grid, at most
+_ENOUGH, _POINTS = 2**18, 2**24  # of a grid, at least and at most
 
 
 @dataclass(frozen=True)
@@ -132,7 +132,9 @@ def composed(one: Round, rounds: int) -> Losses:
     ends = one.loss(np.array(one.reach()))
     # Very little noise spreads the losses far: the grid is then coarser, and errs further upward.
     spread = float(max(high - low, np.ptp(ends)))
-    fine = min(_STEP, math.sqrt(8 * _DRIFT / rounds), one.deviation() / _FINE)
+    # Where a loss is bounded, its end is put up by a step each round: more points cost little.
+    drift = math.sqrt(8 * _DRIFT / rounds)
+    fine = min(_STEP, drift, one.deviation() / _FINE, spread / _ENOUGH)
     step = max(fine, spread / _POINTS)
     first, mass = _dealt(one, step)
     size = scipy.fft.next_fast_len(math.ceil((high - low) / step) + 2, real=True)

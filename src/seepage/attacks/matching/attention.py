@@ -18,7 +18,6 @@ from typing import Any
 
 import torch
 from torch import Tensor, bmm, nn
-from torch.autograd import Function
 from torch.overrides import TorchFunctionMode
 
 
@@ -110,7 +109,7 @@ class Attentive(TorchFunctionMode):
         return made
 
 
-def unseen(function: type[Function], *given: Any) -> Tensor:
+def unseen(function: type[torch.autograd.Function], *given: Any) -> Tensor:
     """Apply a function unseen by modes, which would look at every shape that it reads."""
     with torch._C.DisableTorchFunction():
         output: Tensor = function.apply(*given)  # type: ignore[no-untyped-call]
